@@ -1,0 +1,1 @@
+"""REST clients of the lakehouse's services. No Airflow import: hooks, triggers and the command line share them."""
