@@ -88,7 +88,22 @@ class StatementFailed(ServiceError, TerminalError):
 
 
 class ReferenceConflict(Conflict):
-    """Nessie refuses a merge: the target changed the same tables meanwhile."""
+    """Nessie refuses a merge: the target changed the same tables meanwhile.
+
+    :param keys: the conflicting tables, ``namespace.name``; empty where the server does not name them.
+    """
+
+    def __init__(
+        self,
+        service: str,
+        message: str,
+        *,
+        status: int | None = None,
+        body: str = "",
+        keys: tuple[str, ...] = (),
+    ) -> None:
+        super().__init__(service, message, status=status, body=body)
+        self.keys = keys
 
 
 class CheckFailed(TerminalError):
