@@ -51,7 +51,7 @@ class Entry:
     :param key: namespace parts and name.
     :param type: ``ICEBERG_TABLE``, ``ICEBERG_VIEW``, ``NAMESPACE``, …
     :param content_id: stays the same over every commit and branch, as long as the table is not dropped.
-    :param metadata_location: of an Iceberg table's metadata file; None for other types or where not asked for.
+    :param metadata_location: of an Iceberg table's metadata file; None for other types or if not asked for.
     :param snapshot_id: Iceberg's current snapshot; None likewise, -1 for an empty table.
     """
 
@@ -175,7 +175,9 @@ class NessieClient:
         attempts: int = 5,
         verify: bool | str = True,
     ) -> None:
-        headers = {"Authorization": f"Bearer {token}"} if token else None
+        headers = {"Nessie-Client-Spec": "2"}  # without it, errors come without their details
+        if token:
+            headers["Authorization"] = f"Bearer {token}"
         self.rest = RestClient(
             SERVICE, base_url, timeout=timeout, attempts=attempts, verify=verify, headers=headers
         )
@@ -330,11 +332,15 @@ class NessieClient:
         body: dict[str, Any] = {
             "fromRefName": from_ref,
             "fromHash": from_hash or self.get_reference(from_ref).hash,
-            "dryRun": dry_run,
-            "returnConflictAsResult": True,
+            # Nessie 0.99 ignores the spelling without "is" and would then apply a dry run.
+            "isDryRun": dry_run,
+            "isReturnConflictAsResult": True,
         }
         if message or properties:
-            body["commitMeta"] = {"message": message or "", "properties": dict(properties or {})}
+            body["commitMeta"] = {
+                "message": message or "",
+                "allProperties": {key: [value] for key, value in (properties or {}).items()},
+            }
         path = f"/trees/{ref_path(target, expected_hash or self.get_reference(target).hash)}/history/merge"
         try:
             answer = self.rest.post(path, json=body)
@@ -482,7 +488,7 @@ def _commit(item: Mapping[str, Any]) -> Commit:
         message=meta.get("message") or "",
         author=", ".join(author for author in authors if author),
         commit_time=meta.get("commitTime") or "",
-        properties=dict(meta.get("properties") or {}),
+        properties={key: ", ".join(values) for key, values in (meta.get("allProperties") or {}).items()},
         keys=tuple(tuple(operation["key"]["elements"]) for operation in item.get("operations") or ()),
     )
 
