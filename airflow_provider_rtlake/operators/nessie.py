@@ -13,11 +13,11 @@ from airflow_provider_rtlake.exceptions import ServiceUnavailable
 from airflow_provider_rtlake.hooks.nessie import NessieHook
 from airflow_provider_rtlake.operators.errors import no_retry_of_terminal_errors
 
-_TOKEN = "rtlake.run"  # commit property that names the task's run
+_RUN = "rtlake.run"  # commit property that names the task's run
 _COMMITS_SEARCHED = 5000  # a bronze lane commits every few seconds: some hours of them
 
 
-def _run_token(context: Context) -> str:
+def _run_name(context: Context) -> str:
     """A name of the task's run that is the same for each of its tries."""
     instance = context["ti"]
     return f"{instance.dag_id}/{instance.run_id}/{instance.task_id}/{instance.map_index}"
@@ -151,8 +151,8 @@ class NessieCreateTagOperator(_NessieOperator):
 class NessieMergeBranchOperator(_NessieOperator):
     """Publish a branch: everything on it appears on the target in one commit, or nothing does.
 
-    The merge carries the name of the task's run, so where its answer is lost, or a second try finds no branch,
-    the target's log decides whether it took place.
+    The merge carries the name of the task's run, so where its answer is lost, or a second try finds no
+    branch, the target's log decides whether it took place.
 
     :param branch: what to merge (templated).
     :param into: the target; by default the connection's branch (templated).
@@ -190,10 +190,10 @@ class NessieMergeBranchOperator(_NessieOperator):
 
         :param context: the task's context.
         """
-        token = _run_token(context)
+        run_name = _run_name(context)
         target = self.hook.get_reference(self.into)
         source = self.client.find_reference(self.branch)
-        if source is None and self._published(target, token):
+        if source is None and self._published(target, run_name):
             return self._result(target, (), changed=False)  # by an earlier try, which also deleted the branch
         from_hash = self.from_hash or (source or self.client.get_reference(self.branch)).hash
         try:
@@ -202,21 +202,21 @@ class NessieMergeBranchOperator(_NessieOperator):
                 from_hash=from_hash,
                 into=target.name,
                 message=self.message or f"Publish {self.branch}",
-                properties={**(self.properties or {}), _TOKEN: token},
+                properties={**(self.properties or {}), _RUN: run_name},
             )
             keys, changed = merged.keys, merged.applied
         except ServiceUnavailable:
-            if not self._published(target, token):
+            if not self._published(target, run_name):
                 raise
             keys, changed = (), True
         if self.delete_branch:
             self.client.delete_reference(self.branch, source.hash if source else None)
         return self._result(self.client.get_reference(target.name), keys, changed=changed)
 
-    def _published(self, target: Reference, token: str) -> bool:
+    def _published(self, target: Reference, run_name: str) -> bool:
         """Whether the target's newest commits hold this run's merge."""
         newest = self.client.log(target.name, limit=_COMMITS_SEARCHED)
-        return any(commit.properties.get(_TOKEN) == token for commit in newest)
+        return any(commit.properties.get(_RUN) == run_name for commit in newest)
 
     def _result(self, target: Reference, keys: Sequence[tuple[str, ...]], *, changed: bool) -> dict[str, Any]:
         names = [".".join(key) for key in keys]

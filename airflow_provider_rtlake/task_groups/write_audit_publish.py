@@ -1,4 +1,4 @@
-"""Write, audit, publish: tables change on a branch, are checked there, and appear all at once or not at all."""
+"""Write, audit, publish: tables change on a branch, are checked there, appear all at once or not at all."""
 
 from __future__ import annotations
 
