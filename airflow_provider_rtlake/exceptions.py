@@ -106,6 +106,14 @@ class ReferenceConflict(Conflict):
         self.keys = keys
 
 
+class QueryFailed(ServiceError, TerminalError):
+    """Pinot's broker refused or failed a query; the message carries its reason."""
+
+
+class TableIncompatible(TerminalError):
+    """A Pinot table cannot be changed into what is declared; it has to be rebuilt."""
+
+
 class CheckFailed(TerminalError):
     """A data check found something wrong; the message names rule and keys."""
 

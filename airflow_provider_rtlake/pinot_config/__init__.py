@@ -1,1 +1,1 @@
-"""Pinot schemas and table configurations, made from ``pinot_tables/*.yaml`` or from a captured table. Pure."""
+"""Pinot schemas and table configurations, from ``pinot_tables/*.yaml`` or from a captured table. Pure."""

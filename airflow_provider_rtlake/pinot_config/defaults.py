@@ -74,7 +74,9 @@ def _history(stream: Stream, schema: TableSchema, realtime: Realtime) -> PinotTa
         table=stream.pinot_history or "",
         mode="upsert",
         kafka=Kafka(
-            topic=stream.history_topic or "", partitions=realtime.partitions, config={"retention.ms": _WEEK_MS}
+            topic=stream.history_topic or "",
+            partitions=realtime.partitions,
+            config={"retention.ms": _WEEK_MS},
         ),
         time_column="event_timestamp",
         retention_days=HISTORY_RETENTION_DAYS,
@@ -97,11 +99,13 @@ def _history(stream: Stream, schema: TableSchema, realtime: Realtime) -> PinotTa
 
 
 def _in_key_order(columns: Iterable[RealtimeColumn], schema: TableSchema) -> list[RealtimeColumn]:
-    return sorted((column for column in columns if column.key), key=lambda column: schema.key.index(column.source.name))
+    return sorted(
+        (column for column in columns if column.key), key=lambda column: schema.key.index(column.source.name)
+    )
 
 
 def _column(column: RealtimeColumn) -> Column:
-    """Numbers outside the key are metrics: null then counts as 0 in a sum, not as the smallest number there is."""
+    """Numbers outside the key are metrics: null then counts as 0 in a sum, not as the smallest number."""
     if column.kind == "millis":
         return _MILLIS
     number = column.kind in ("int", "long", "double")

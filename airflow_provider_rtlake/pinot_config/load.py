@@ -1,4 +1,4 @@
-"""Reads and checks ``pinot_tables/*.yaml``. Pure: files in, declarations or one error with every mistake out."""
+"""Reads and checks ``pinot_tables/*.yaml``: files in, declarations or one error with every mistake out."""
 
 from __future__ import annotations
 
@@ -73,7 +73,11 @@ def load_files(files: Iterable[YamlFile]) -> list[PinotTable]:
 
 def _read_defaults(file: YamlFile, problems: list[str]) -> dict[str, Any]:
     if not isinstance(file.data, dict) or set(file.data) != {"global"}:
-        problems.append(file.problem((), "holds more or less than one key global", "write global: and the defaults under it"))
+        problems.append(
+            file.problem(
+                (), "holds more or less than one key global", "write global: and the defaults under it"
+            )
+        )
         return {}
     return _section(file, problems)
 
@@ -109,12 +113,18 @@ def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
     result = dict(below)
     for key, value in above.items():
         under = result.get(key)
-        result[key] = _merge(under, value) if isinstance(under, Mapping) and isinstance(value, Mapping) else value
+        result[key] = (
+            _merge(under, value) if isinstance(under, Mapping) and isinstance(value, Mapping) else value
+        )
     return result
 
 
 def _validate(
-    model: type[BaseModel], data: dict[Any, Any], file: YamlFile, prefix: tuple[str | int, ...], problems: list[str]
+    model: type[BaseModel],
+    data: dict[Any, Any],
+    file: YamlFile,
+    prefix: tuple[str | int, ...],
+    problems: list[str],
 ) -> Any:
     try:
         return model.model_validate(data)
@@ -159,7 +169,10 @@ def _explain(detail: Any, model: type[BaseModel]) -> tuple[str, str]:
         return f"{value!r} is not allowed", f"use one of {context['expected']}"
     if kind in ("greater_than_equal", "less_than_equal"):
         limit = context.get("ge", context.get("le"))
-        return f"{value!r} is out of range", f"use a value {'of at least' if 'ge' in context else 'of at most'} {limit}"
+        return (
+            f"{value!r} is out of range",
+            f"use a value {'of at least' if 'ge' in context else 'of at most'} {limit}",
+        )
     if kind == "too_short":
         return "is empty", "add at least one"
     return f"{_shown(value)} has the wrong type", f"give {_WANTED.get(kind, detail['msg'])}"
@@ -203,7 +216,11 @@ def _across(tables: list[tuple[YamlFile, PinotTable]]) -> list[str]:
         folded = table.full_name.lower()
         if folded in names:
             problems.append(
-                file.problem(("table",), f"{table.table} is declared in {names[folded]} too", "keep one of the two files")
+                file.problem(
+                    ("table",),
+                    f"{table.table} is declared in {names[folded]} too",
+                    "keep one of the two files",
+                )
             )
         names.setdefault(folded, file.name)
         first = topics.setdefault(table.kafka.topic, (file.name, table))
@@ -211,6 +228,10 @@ def _across(tables: list[tuple[YamlFile, PinotTable]]) -> list[str]:
             mine, other = getattr(table.kafka, key), getattr(first[1].kafka, key)
             if mine != other:
                 problems.append(
-                    file.problem(("kafka", key), f"{mine} differs from {other} in {first[0]}, which reads the same topic", "make them equal")
+                    file.problem(
+                        ("kafka", key),
+                        f"{mine} differs from {other} in {first[0]}, which reads the same topic",
+                        "make them equal",
+                    )
                 )
     return problems

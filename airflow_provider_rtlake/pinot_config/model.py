@@ -73,9 +73,12 @@ class Upsert(_Strict):
     """How an upsert table finds the row to show.
 
     :param primary_key: columns that identify a row; the topic is keyed by them.
-    :param comparison_column: of two rows with one key the one with the greater value is shown; on equal values the later message.
-    :param snapshot: keep which rows are valid on disk, for a faster restart.
-    :param delete_column: BOOLEAN; from Pinot 1.0 on a row in which it is true is not shown. Older servers show it, so queries filter by it.
+    :param comparison_column: of two rows with one key the one with the greater value is shown; on equal
+        values the later message.
+    :param snapshot: keep which rows are valid on disk, for a faster restart; servers before 0.12 cannot, and
+        find out anew.
+    :param delete_column: BOOLEAN; from Pinot 1.0 on a row in which it is true is not shown. Older servers
+        show it, so queries filter by it.
     """
 
     primary_key: tuple[str, ...]

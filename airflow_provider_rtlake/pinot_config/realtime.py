@@ -60,8 +60,8 @@ class RealtimeColumn:
     """One source column as the real-time lane sends it.
 
     :param source: the column in the source.
-    :param name: its name in the current topic and table; history has it as ``before_<name>`` and ``after_<name>``.
-    :param kind: ``millis`` is a LONG of milliseconds since 1970 UTC; ``text`` is the value as Debezium spells it.
+    :param name: in the current topic and table; history has it as ``before_<name>`` and ``after_<name>``.
+    :param kind: ``millis`` is a LONG of milliseconds since 1970 UTC; ``text`` the value as Debezium has it.
     :param key: whether it belongs to the row's key.
     """
 
@@ -82,7 +82,7 @@ def realtime_columns(
     """The captured columns of a table with their names and kinds in the real-time lane, in the table's order.
 
     :param schema: the source table.
-    :param declared: column name in the current table → Pinot type, from a declaration under ``pinot_tables/``.
+    :param declared: column name in the current table → Pinot type, from a file under ``pinot_tables/``.
         A decimal or a time that is declared STRING there is sent as text.
     """
     result = []

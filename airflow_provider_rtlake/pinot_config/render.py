@@ -51,7 +51,9 @@ class Rendered:
         return self.declaration.full_name
 
 
-def render(table: PinotTable, *, bootstrap_servers: str | None = None, version: PinotVersion = LOCKED) -> Rendered:
+def render(
+    table: PinotTable, *, bootstrap_servers: str | None = None, version: PinotVersion = LOCKED
+) -> Rendered:
     """Schema, table configuration and topic of a declaration.
 
     :param table: the declaration.
@@ -148,7 +150,9 @@ def _upsert(table: PinotTable, version: PinotVersion) -> Json:
     upsert = table.upsert
     if upsert is None:
         return {}
-    result: Json = {"mode": "FULL", "enableSnapshot": upsert.snapshot}
+    result: Json = {"mode": "FULL"}
+    if version.upsert_snapshots:
+        result["enableSnapshot"] = upsert.snapshot
     if version.several_comparison_columns:
         result["comparisonColumns"] = [upsert.comparison_column]
     else:
@@ -183,7 +187,9 @@ def topic_of(table: PinotTable) -> Topic:
     :param table: the declaration.
     """
     kafka = table.kafka
-    config = {"cleanup.policy": kafka.cleanup_policy} | {key: text(value) for key, value in kafka.config.items()}
+    config = {"cleanup.policy": kafka.cleanup_policy} | {
+        key: text(value) for key, value in kafka.config.items()
+    }
     return Topic(kafka.topic, kafka.partitions, kafka.replication_factor, config)
 
 

@@ -34,6 +34,11 @@ class PinotVersion(NamedTuple):
         return self >= (1, 0)
 
     @property
+    def upsert_snapshots(self) -> bool:
+        """Which rows of an upsert table are valid can be kept on disk."""
+        return self >= (0, 12)
+
+    @property
     def upsert_deletes(self) -> bool:
         """``deleteRecordColumn`` hides deleted rows."""
         return self >= (1, 0)

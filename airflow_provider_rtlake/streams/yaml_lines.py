@@ -66,7 +66,9 @@ def read_yaml(path: Path, name: str | None = None) -> YamlFile:
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        return YamlFile(shown, None, problems=(f"{shown}:1: (file): is not UTF-8: {error.reason}; save it as UTF-8",))
+        return YamlFile(
+            shown, None, problems=(f"{shown}:1: (file): is not UTF-8: {error.reason}; save it as UTF-8",)
+        )
     return parse_yaml(text, shown)
 
 
@@ -80,7 +82,9 @@ def parse_yaml(text: str, name: str) -> YamlFile:
     try:
         node = loader.get_single_node()
         if node is None:
-            return YamlFile(name, None, problems=(f"{name}:1: (file): is empty; write a declaration or remove the file",))
+            return YamlFile(
+                name, None, problems=(f"{name}:1: (file): is empty; write a declaration or remove the file",)
+            )
         lines: dict[Path_, int] = {}
         problems: list[str] = []
         _walk(node, (), name, lines, problems, depth=0)
@@ -96,7 +100,9 @@ def _syntax(name: str, error: Exception) -> str:
     mark = getattr(error, "problem_mark", None)
     line = 1 if mark is None else mark.line + 1
     what = getattr(error, "problem", None) or str(error).splitlines()[0]
-    return f"{name}:{line}: (file): is not valid YAML: {what}; check indentation, colons and quotes on this line"
+    return (
+        f"{name}:{line}: (file): is not valid YAML: {what}; check indentation, colons and quotes on this line"
+    )
 
 
 def _walk(
@@ -105,7 +111,9 @@ def _walk(
     line = node.start_mark.line + 1
     lines.setdefault(path, line)
     if depth > 30:
-        problems.append(f"{name}:{line}: {path[0]}: is nested too deeply; declarations are at most a few levels deep")
+        problems.append(
+            f"{name}:{line}: {path[0]}: is nested too deeply; declarations are at most a few levels deep"
+        )
     elif isinstance(node, yaml.MappingNode):
         for key_node, value in node.value:
             key = _key(key_node)
@@ -113,7 +121,9 @@ def _walk(
             where = (*path, key)
             if where in lines:
                 dotted = ".".join(str(part) for part in where)
-                problems.append(f"{name}:{here}: {dotted}: is given twice (first on line {lines[where]}); keep one")
+                problems.append(
+                    f"{name}:{here}: {dotted}: is given twice (first on line {lines[where]}); keep one"
+                )
                 continue
             lines[where] = here
             _walk(value, where, name, lines, problems, depth + 1)
