@@ -1,0 +1,1 @@
+"""The deployment kit: artifacts, playbook, services, health. Imports no Airflow."""

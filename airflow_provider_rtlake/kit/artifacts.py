@@ -1,0 +1,269 @@
+"""The artifact lock: which files make a component, what they must hash to, and how they become its folder.
+
+Installing resolves nothing: every file is named by its coordinates in ``ansible/artifacts.lock.json``, fetched once into
+the cache by :mod:`airflow_provider_rtlake.kit.fetch`, and checked against its sha256 before it is used.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import fnmatch
+import hashlib
+import json
+import os
+import shutil
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from airflow_provider_rtlake.exceptions import TerminalError, UserError
+
+LOCK_NAME = "artifacts.lock.json"
+STAMP = ".rtlake-lock"
+_CHUNK = 1 << 20  # bytes
+
+
+class ArtifactRefused(TerminalError):
+    """A file is not what the lock says; it is never used."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Artifact:
+    """One file of a component.
+
+    :param source: ``maven`` or ``pypi``.
+    :param name: ``group:artifact:version[:extension[:classifier]]``, or ``name==version``.
+    :param file: file name, unique in its cache folder.
+    :param sha256: hex digest.
+    :param size: bytes.
+    :param into: folder below the component's, ``.`` for itself.
+    :param unpack: ``tar``, ``zip`` or None (the file itself is installed).
+    :param member: an archive inside the archive that is the real content.
+    :param strip: leading path parts dropped when unpacking.
+    :param only: path patterns (after stripping) that are unpacked; empty for all.
+    :param rename: the installed file's name.
+    """
+
+    source: str
+    name: str
+    file: str
+    sha256: str
+    size: int
+    into: str = "."
+    unpack: str | None = None
+    member: str | None = None
+    strip: int = 0
+    only: tuple[str, ...] = ()
+    rename: str | None = None
+
+    @property
+    def cache_path(self) -> Path:
+        """Where the file lies in the cache, relative to it."""
+        folder = self.name.split(":", 1)[0] if self.source == "maven" else "-"
+        return Path("artifacts", self.source, folder, self.file)
+
+    @property
+    def installed_name(self) -> str:
+        """Path of a plain file below the component's folder."""
+        return str(Path(self.into, self.rename or self.file))
+
+
+@dataclasses.dataclass(frozen=True)
+class Component:
+    """A version of a component and its files."""
+
+    name: str
+    version: str
+    artifacts: tuple[Artifact, ...]
+
+    @property
+    def folder(self) -> str:
+        """Name below ``opt/``."""
+        return f"{self.name}-{self.version}"
+
+    @property
+    def digest(self) -> str:
+        """sha256 over all that the lock says of the component."""
+        text = json.dumps([dataclasses.asdict(a) for a in self.artifacts], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def load_lock(path: Path) -> dict[str, Component]:
+    """Read the lock.
+
+    :param path: the lock file.
+    :raises UserError: the file is missing or damaged.
+    """
+    try:
+        data = json.loads(path.read_text())
+        return {name: _component(name, entry) for name, entry in data["components"].items()}
+    except FileNotFoundError:
+        raise UserError(f"{path}: the artifact lock is missing; run 'rtlake lock'") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: not a valid artifact lock ({error}); run 'rtlake lock'") from error
+
+
+def _component(name: str, entry: dict[str, Any]) -> Component:
+    files = tuple(Artifact(**{**f, "only": tuple(f.get("only", ()))}) for f in entry["files"])
+    return Component(name=name, version=entry["version"], artifacts=files)
+
+
+def dump_lock(components: Iterable[Component]) -> str:
+    """Render the lock: sorted, one stable text for the same content."""
+    out: dict[str, Any] = {}
+    for component in sorted(components, key=lambda c: c.name):
+        files = sorted(component.artifacts, key=lambda a: (a.into, a.source, a.name))
+        out[component.name] = {"version": component.version, "files": [_plain(a) for a in files]}
+    return json.dumps({"components": out}, indent=1) + "\n"
+
+
+def _plain(artifact: Artifact) -> dict[str, Any]:
+    defaults = {f.name: f.default for f in dataclasses.fields(Artifact)}
+    values = dataclasses.asdict(artifact)
+    return {k: v for k, v in values.items() if v != defaults[k]}
+
+
+def sha256_of(path: Path) -> str:
+    """Hex sha256 of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def matches(artifact: Artifact, path: Path) -> bool:
+    """Whether the file is exactly what the lock says."""
+    try:
+        if path.stat().st_size != artifact.size:
+            return False
+    except OSError:
+        return False
+    return sha256_of(path) == artifact.sha256
+
+
+def is_installed(component: Component, opt: Path) -> bool:
+    """Whether the component's folder holds this very lock entry.
+
+    The stamp says what was unpacked; plain files are also compared by size, which costs one stat each.
+
+    :param opt: folder of all components.
+    """
+    folder = opt / component.folder
+    try:
+        if (folder / STAMP).read_text() != component.digest:
+            return False
+        plain = [a for a in component.artifacts if a.unpack is None]
+        return all((folder / a.installed_name).stat().st_size == a.size for a in plain)
+    except OSError:
+        return False
+
+
+def install(component: Component, cache: Path, opt: Path) -> Path:
+    """Put the component's folder together from verified files of the cache and swap it in.
+
+    :param cache: the download cache.
+    :param opt: folder of all components.
+    :raises ArtifactRefused: a file in the cache is missing or not what the lock says.
+    """
+    for artifact in component.artifacts:
+        if not matches(artifact, cache / artifact.cache_path):
+            raise ArtifactRefused(f"{cache / artifact.cache_path}: missing or its sha256 is not that of the lock")
+    opt.mkdir(parents=True, exist_ok=True)
+    target = opt / component.folder
+    building = Path(tempfile.mkdtemp(prefix=f".{component.folder}-", dir=opt))
+    try:
+        for artifact in component.artifacts:
+            _place(artifact, cache / artifact.cache_path, building)
+        (building / STAMP).write_text(component.digest)
+        building.chmod(0o755)
+        if target.exists():
+            old = Path(tempfile.mkdtemp(prefix=f".{component.folder}-old-", dir=opt))
+            target.rename(old / "x")
+            building.rename(target)
+            shutil.rmtree(old)
+        else:
+            building.rename(target)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return target
+
+
+def _place(artifact: Artifact, source: Path, folder: Path) -> None:
+    into = folder / artifact.into
+    into.mkdir(parents=True, exist_ok=True)
+    if artifact.unpack is None:
+        _link_or_copy(source, into / (artifact.rename or artifact.file))
+    elif artifact.member:
+        with tempfile.TemporaryDirectory(dir=folder) as inner, zipfile.ZipFile(source) as outer:
+            archive = Path(outer.extract(artifact.member, inner))
+            _unpack_tar(artifact, archive, into)
+    elif artifact.unpack == "tar":
+        _unpack_tar(artifact, source, into)
+    else:
+        _unpack_zip(artifact, source, into)
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # other file system, or links not allowed
+        shutil.copyfile(source, target)
+    target.chmod(0o644)
+
+
+def _wanted(artifact: Artifact, name: str) -> str | None:
+    parts = Path(name).parts[artifact.strip :]
+    if not parts:
+        return None
+    path = str(Path(*parts))
+    if artifact.only and not any(fnmatch.fnmatch(path, pattern) for pattern in artifact.only):
+        return None
+    return path
+
+
+def _unpack_tar(artifact: Artifact, archive: Path, into: Path) -> None:
+    # tarfile's own filters are missing in the Pythons that Debian 12 and Ubuntu 22.04 ship.
+    root = into.resolve()
+    with tarfile.open(archive) as tar:
+        for member in tar.getmembers():
+            path = _wanted(artifact, member.name)
+            if path is not None:
+                tar.extract(_harmless(tar, member, path, root), root)
+
+
+def _harmless(tar: tarfile.TarFile, member: tarfile.TarInfo, path: str, root: Path) -> tarfile.TarInfo:
+    original = member
+    while member.islnk():  # a hard link names its target as the archive does: store the content instead
+        member = tar.getmember(member.linkname)
+    entry = copy.copy(member)
+    entry.name, entry.uid, entry.gid = path, os.geteuid(), os.getegid()
+    entry.uname = entry.gname = ""
+    entry.mode = (member.mode & 0o755) | (0o755 if member.isdir() else 0o644)
+    target = (root / path).parent.resolve() / Path(path).name
+    link = (target.parent / member.linkname).resolve() if member.issym() else root
+    regular = member.isreg() or member.isdir() or member.issym()
+    if not regular or not target.is_relative_to(root) or not link.is_relative_to(root):
+        raise ArtifactRefused(f"{tar.name!r}: {original.name} would leave its folder or is no plain file")
+    return entry
+
+
+def _unpack_zip(artifact: Artifact, archive: Path, into: Path) -> None:
+    root = into.resolve()
+    with zipfile.ZipFile(archive) as content:
+        for info in content.infolist():
+            path = _wanted(artifact, info.filename)
+            if path is None or info.is_dir():
+                continue
+            target = (root / path).resolve()
+            if not target.is_relative_to(root):
+                raise ArtifactRefused(f"{archive}: {info.filename} would leave its folder")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with content.open(info) as stream, target.open("wb") as out:
+                shutil.copyfileobj(stream, out)
+            mode = (info.external_attr >> 16) & 0o777
+            target.chmod((mode | 0o644) if mode else 0o644)

@@ -1,0 +1,147 @@
+"""Fills the download cache: one Maven run and one pip run for what is missing, by exact coordinates."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from xml.sax.saxutils import escape
+
+from airflow_provider_rtlake.exceptions import TransientError
+from airflow_provider_rtlake.kit.artifacts import Artifact, ArtifactRefused, matches
+
+DEPENDENCY_PLUGIN = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1"
+_LANES = 4  # Maven modules built side by side, so that downloads overlap
+Say = Callable[[str], None]
+
+
+class FetchFailed(TransientError):
+    """Maven or pip could not fetch a file."""
+
+
+def ensure(artifacts: Iterable[Artifact], cache: Path, say: Say = lambda _: None) -> list[Artifact]:
+    """Make the cache hold every artifact, verified.
+
+    :param artifacts: what is wanted; the same file may be named by several components.
+    :param cache: the cache's root.
+    :param say: told of progress, one line each.
+    :returns: what had to be fetched.
+    :raises FetchFailed: a package manager failed.
+    :raises ArtifactRefused: what came is not what the lock says; it was removed.
+    """
+    wanted = {a.cache_path: a for a in artifacts}
+    missing = [a for path, a in wanted.items() if not matches(a, cache / path)]
+    if not missing:
+        return []
+    megabytes = sum(a.size for a in missing) / 1e6
+    say(f"fetching {len(missing)} files ({megabytes:.0f} MB)")
+    for artifact in missing:
+        (cache / artifact.cache_path).unlink(missing_ok=True)
+    maven = [a for a in missing if a.source == "maven"]
+    if maven:
+        _fetch_maven(maven, cache)
+    for artifact in missing:
+        if artifact.source == "pypi":
+            _fetch_pypi(artifact, cache)
+    refused = [a for a in missing if not matches(a, cache / a.cache_path)]
+    for artifact in refused:
+        (cache / artifact.cache_path).unlink(missing_ok=True)
+    if refused:
+        names = ", ".join(a.name for a in refused)
+        raise ArtifactRefused(
+            f"refused, sha256 is not that of the lock: {names}. The registry or the local repository "
+            "(~/.m2/repository) holds other bytes than the lock: remove that copy and try again"
+        )
+    return missing
+
+
+def maven_item(artifact: Artifact, cache: Path) -> str:
+    """One ``artifactItem`` of the copy run."""
+    group, name, version, *rest = artifact.name.split(":")
+    extension, classifier = [*rest, "", ""][:2]
+    target = cache / artifact.cache_path
+    parts = {
+        "groupId": group,
+        "artifactId": name,
+        "version": version,
+        "type": extension or "jar",
+        "classifier": classifier,
+        "outputDirectory": str(target.parent),
+        "destFileName": target.name,
+    }
+    inner = "".join(f"<{k}>{escape(v)}</{k}>" for k, v in parts.items() if v)
+    return f"<artifactItem>{inner}</artifactItem>"
+
+
+def _module_pom(name: str, items: Sequence[str]) -> str:
+    group, artifact, version = DEPENDENCY_PLUGIN.split(":")
+    return (
+        '<project xmlns="http://maven.apache.org/POM/4.0.0"><modelVersion>4.0.0</modelVersion>'
+        f"<groupId>rtlake</groupId><artifactId>{name}</artifactId><version>1</version><packaging>pom</packaging>"
+        f"<build><plugins><plugin><groupId>{group}</groupId><artifactId>{artifact}</artifactId><version>{version}</version>"
+        f"<configuration><artifactItems>{''.join(items)}</artifactItems></configuration></plugin></plugins></build></project>"
+    )
+
+
+def _fetch_maven(artifacts: Sequence[Artifact], cache: Path) -> None:
+    lanes = min(_LANES, len(artifacts))
+    # Largest first, dealt round, so that no lane gets all the large ones.
+    ordered = sorted(artifacts, key=lambda a: -a.size)
+    with tempfile.TemporaryDirectory(prefix="rtlake-mvn-") as temporary:
+        root = Path(temporary)
+        modules = []
+        for lane in range(lanes):
+            folder = root / f"lane{lane}"
+            folder.mkdir()
+            items = [maven_item(a, cache) for a in ordered[lane::lanes]]
+            (folder / "pom.xml").write_text(_module_pom(f"lane{lane}", items))
+            modules.append(f"<module>lane{lane}</module>")
+        parent = _module_pom("fetch", []).replace("<build>", f"<modules>{''.join(modules)}</modules><build>")
+        (root / "pom.xml").write_text(parent.replace("<artifactItems></artifactItems>", "<skip>true</skip>"))
+        run_maven(["-T", str(lanes), "-f", str(root / "pom.xml"), f"{DEPENDENCY_PLUGIN}:copy"])
+
+
+def run_maven(arguments: Sequence[str]) -> str:
+    """Run Maven with the user's ordinary settings.
+
+    :raises FetchFailed: with Maven's own error lines.
+    """
+    command = ["mvn", "-B", "-ntp", "-Dstyle.color=never", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        errors = [line for line in done.stdout.splitlines() if line.startswith("[ERROR]")][:6]
+        raise FetchFailed("Maven failed: " + ("\n".join(errors) or done.stdout[-2000:] + done.stderr[-2000:]))
+    return done.stdout
+
+
+def _fetch_pypi(artifact: Artifact, cache: Path) -> None:
+    target = cache / artifact.cache_path
+    target.parent.mkdir(parents=True, exist_ok=True)
+    requirement = f"{artifact.name} --hash=sha256:{artifact.sha256}\n"
+    with tempfile.TemporaryDirectory(prefix="rtlake-pip-", dir=target.parent) as temporary:
+        listing = Path(temporary, "requirements.txt")
+        listing.write_text(requirement)
+        pip_download(["--require-hashes", "-r", str(listing)], Path(temporary), artifact.file)
+        Path(temporary, artifact.file).rename(target)
+
+
+def pip_download(arguments: Sequence[str], folder: Path, expected: str | None = None) -> Path:
+    """Download one distribution without its dependencies.
+
+    :param arguments: what to download, in pip's words.
+    :param folder: where to.
+    :param expected: the file's name, if known.
+    :raises FetchFailed: with pip's own words.
+    """
+    # No build isolation: pip asks an sdist for its metadata, and setuptools of this environment can tell it.
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-build-isolation"]
+    command += ["--disable-pip-version-check", "--dest", str(folder), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    found = [p for p in folder.iterdir() if p.name.endswith((".whl", ".tar.gz", ".zip"))]
+    if done.returncode != 0 or not found:
+        raise FetchFailed(f"pip download {' '.join(arguments)} failed: {done.stderr[-2000:]}")
+    if expected and not (folder / expected).exists():
+        raise FetchFailed(f"pip brought {found[0].name}, the lock names {expected}")
+    return found[0]

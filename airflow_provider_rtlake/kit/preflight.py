@@ -1,0 +1,182 @@
+"""Checks a machine before anything is changed on it."""
+
+from __future__ import annotations
+
+import dataclasses
+import getpass
+import grp
+import os
+import platform
+import shutil
+import socket
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+_SOCKET_PATH_LIMIT = 100  # bytes; Linux allows 107
+_LOOPBACK = "127.0.0.1"
+
+
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+    """What the machine must offer.
+
+    :param home: RTLAKE_HOME.
+    :param supervisor: ``supervisord`` or ``systemd``.
+    :param ports: port of each thing that listens.
+    :param memory_mb: MB of resident memory that the services need.
+    :param disk_mb: MB that a first installation needs.
+    """
+
+    home: Path
+    supervisor: str
+    ports: Mapping[str, int]
+    memory_mb: int
+    disk_mb: int
+
+
+def check(wanted: Wanted) -> tuple[dict[str, Any], list[str]]:
+    """Look at everything and report all problems at once.
+
+    :returns: facts for the roles (user, group, root, java17), and the problems.
+    """
+    java = find_java17()
+    problems = [
+        *_platform(),
+        *_rights(wanted),
+        *_memory(wanted),
+        *_disk(wanted),
+        *_home(wanted),
+        *ports_taken(wanted.ports, lambda pid: is_ours(pid, wanted.home)),
+    ]
+    if java is None:
+        problems.append("Java 17 not found; apt-get install openjdk-17-jre-headless, or set RTLAKE_JAVA_HOME")
+    facts = {
+        "user": getpass.getuser(),
+        "group": grp.getgrgid(os.getegid()).gr_name,
+        "root": os.geteuid() == 0,
+        "java17": str(java or ""),
+    }
+    return facts, problems
+
+
+def find_java17() -> Path | None:
+    """Home of a Java 17, from RTLAKE_JAVA_HOME or where Debian and Ubuntu put it."""
+    named = os.environ.get("RTLAKE_JAVA_HOME")
+    candidates = [Path(named)] if named else []
+    candidates += sorted(Path("/usr/lib/jvm").glob("*17*"))
+    for home in candidates:
+        if (home / "bin" / "java").exists():
+            return home.resolve()
+    return None
+
+
+def _platform() -> list[str]:
+    problems = []
+    if platform.machine() not in ("x86_64", "amd64"):
+        problems.append(f"this is {platform.machine()}: PostgreSQL and Java 25 are locked for x86_64")
+    release = Path("/etc/os-release")
+    known = ("debian", "ubuntu")
+    if release.exists() and not any(name in release.read_text().lower() for name in known):
+        problems.append("neither Debian nor Ubuntu: only Debian 12 and Ubuntu 22.04 are supported")
+    return problems
+
+
+def _rights(wanted: Wanted) -> list[str]:
+    if wanted.supervisor == "systemd" and os.geteuid() != 0:
+        return ["services under systemd need root; run as root, or use the local inventory"]
+    return []
+
+
+def _memory(wanted: Wanted) -> list[str]:
+    total = psutil.virtual_memory().total / 2**20
+    if total < wanted.memory_mb * 1.1:
+        return [
+            f"{total:.0f} MB of memory, {wanted.memory_mb * 1.1:.0f} MB needed; choose fewer components with "
+            "'rtlake up --only', or lower their memory settings"
+        ]
+    return []
+
+
+def _disk(wanted: Wanted) -> list[str]:
+    if (wanted.home / "etc" / "stack.json").exists():
+        return []  # installed already
+    there = wanted.home
+    while not there.exists():
+        there = there.parent
+    free = shutil.disk_usage(there).free / 2**20
+    if free < wanted.disk_mb:
+        return [f"{free:.0f} MB free at {there}, {wanted.disk_mb} MB needed; set RTLAKE_HOME to a larger disk"]
+    return []
+
+
+def _home(wanted: Wanted) -> list[str]:
+    problems = []
+    if len(str(wanted.home / "run" / "supervisor.sock")) > _SOCKET_PATH_LIMIT:
+        problems.append(f"{wanted.home} is too long a path for a socket in it; choose a shorter RTLAKE_HOME")
+    if os.geteuid() == 0:  # some services run under other users, who must come through
+        closed = [p for p in wanted.home.parents if p.exists() and not p.stat().st_mode & 0o001]
+        problems += [f"{p} cannot be entered by other users, under whom services run; chmod o+x it or move RTLAKE_HOME" for p in closed]
+    return problems
+
+
+def ports_taken(ports: Mapping[str, int], ours: Callable[[int], bool]) -> list[str]:
+    """Ports on which somebody else listens.
+
+    :param ports: port of each thing that will listen.
+    :param ours: whether a process belongs to this installation.
+    """
+    taken = [(name, port) for name, port in ports.items() if not _free(port)]
+    if not taken:
+        return []
+    listeners: dict[int, int | None] = {
+        c.laddr.port: c.pid for c in psutil.net_connections(kind="tcp") if c.status == psutil.CONN_LISTEN
+    }
+    problems = []
+    for name, port in taken:
+        pid = listeners.get(port)
+        if pid is None or not ours(pid):
+            who = f"process {pid} ({_process_name(pid)})" if pid else "another user's process"
+            problems.append(
+                f"port {port} ({name}) is taken by {who}; stop it, or move all ports with 'rtlake up --port-offset N'"
+            )
+    return problems
+
+
+def _free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((_LOOPBACK, port))
+        except OSError:
+            return False
+    return True
+
+
+def _process_name(pid: int) -> str:
+    try:
+        return psutil.Process(pid).name()
+    except psutil.Error:
+        return "gone"
+
+
+def is_ours(pid: int, home: Path) -> bool:
+    """Whether a process was started by this installation: below its supervisord, or from its start scripts' folder.
+
+    :param home: RTLAKE_HOME.
+    """
+    try:
+        process = psutil.Process(pid)
+        family = [process, *process.parents()]
+        return any(str(home) in " ".join(p.cmdline()) or _works_in(p, home) for p in family)
+    except psutil.Error:
+        return False
+
+
+def _works_in(process: psutil.Process, home: Path) -> bool:
+    try:
+        return Path(process.cwd()).is_relative_to(home / "var")
+    except psutil.Error:
+        return False
