@@ -16,7 +16,7 @@ class NessieHook(BaseHook):
     """Nessie over its REST API, version 2.
 
     The connection's host, port and ``schema`` (``http`` or ``https``) name the server, its password is a
-    bearer token. Of the extra, ``api_path`` (by default ``/api/v2``), ``verify`` (a CA bundle's path, or false)
+    bearer token. Of the extra, ``api_path`` (by default ``/api/v2``), ``verify`` (a CA bundle, or false)
     and ``branch`` (by default the server's) are read.
 
     :param nessie_conn_id: connection id.

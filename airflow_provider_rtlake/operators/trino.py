@@ -288,7 +288,7 @@ class TrinoFreshnessCheckOperator(_TrinoCheckOperator):
 
 
 class TrinoScd2InvariantsCheckOperator(_TrinoCheckOperator):
-    """A history obeys its rules: one current version a key, no overlap or empty interval, no gap but by delete.
+    """A history obeys its rules: one current version a key, no overlap, nothing empty, no gap but by delete.
 
     :param table: the history, ``catalog.schema.table`` (templated).
     :param keys: columns that identify a source row (templated).
