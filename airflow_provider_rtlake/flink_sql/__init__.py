@@ -1,0 +1,1 @@
+"""Renders Flink SQL jobs from a declaration. Pure: text in, text out."""
