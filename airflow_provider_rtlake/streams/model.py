@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from airflow_provider_rtlake.streams.naming import slug, topic_part
+from airflow_provider_rtlake.streams.naming import slug, split_qualified, topic_part
 
 
 class _Strict(BaseModel):
@@ -48,24 +48,34 @@ class Realtime(_Strict):
 class Table(_Strict):
     """One captured table.
 
+    :param name: identifier that the derived names (bronze table, topics, jobs, Pinot tables) are made from; by
+        default the table's name, with the schema before it where that is not ``public``.
     :param key: columns that identify a row; by default the primary key.
     :param exclude: columns that are not captured.
     :param history: False keeps no history.
     :param realtime: False serves it nowhere.
-    :param parquet_staging: also write plain Parquet files under ``staging/<value>/dt=…`` of the streaming bucket.
+    :param parquet_staging: also write plain Parquet files under ``staging/<value>/dt=…`` of the bucket
+        ``streaming``.
+    :param replica_identity: ``full`` lets the deployment set REPLICA IDENTITY FULL, ``keep`` leaves the table as it
+        is (an error where FULL is needed). By default FULL is set where the table has a real-time lane or a
+        deferrable key.
+    :param accept_loss: columns whose type Debezium's JSON cannot carry exactly, accepted by name.
     """
 
+    name: str | None = None
     key: tuple[str, ...] | None = None
     exclude: tuple[str, ...] = ()
     history: History | Literal[False] = History()
     realtime: Realtime | Literal[False] = Realtime()
     parquet_staging: str | None = None
+    replica_identity: Literal["full", "keep"] | None = None
+    accept_loss: tuple[str, ...] = ()
 
 
 class Database(_Strict):
     """The source database.
 
-    :param connection: Airflow connection id (and name in the stack's settings) of host, port, user and password.
+    :param connection: Airflow connection id (and name in the stack's settings): host, port, user, password.
     :param name: database name; by default the connection's.
     """
 
@@ -81,9 +91,10 @@ class Connector(_Strict):
     :param topic_prefix: first part of each topic's name.
     :param publication: PostgreSQL publication, made by the deployment.
     :param slot: replication slot; by default made from the connector's name.
-    :param heartbeat_ms: milliseconds between heartbeats, which let the slot move on while no captured table changes.
+    :param heartbeat_ms: milliseconds between heartbeats, which let the slot move on while no captured table
+        changes; 0 sends none.
     :param partitions: of the captured tables' topics.
-    :param config: further Debezium settings, which win over the defaults; none of the settings that this project derives.
+    :param config: further Debezium settings, which win over the defaults; none of those that this project derives.
     :param tables: ``schema.table`` → how it is kept.
     """
 
@@ -99,13 +110,33 @@ class Connector(_Strict):
 
     @property
     def slot_name(self) -> str:
-        """The replication slot's name: PostgreSQL allows lower-case letters, digits and underscores, 63 bytes."""
-        return self.slot or slug(f"rtlake_{self.connector}".replace("-", "_"))[:63]
+        """The replication slot: PostgreSQL allows lower-case letters, digits and underscores, 63 bytes."""
+        return self.slot or slug(f"rtlake_{self.connector}".replace("-", "_").lower(), length=63)
 
     @property
     def transaction_topic(self) -> str:
         """Where Debezium tells the begin and end of each transaction."""
         return f"{self.topic_prefix}.transaction"
+
+    @property
+    def dead_letter_topic(self) -> str:
+        """Where messages that cannot be read go."""
+        return f"{self.topic_prefix}.dead_letters"
+
+    @property
+    def notification_topic(self) -> str:
+        """Where Debezium tells the progress of snapshots."""
+        return f"{self.topic_prefix}.notifications"
+
+    @property
+    def signal_topic(self) -> str:
+        """Where the deployment asks Debezium for the snapshot of a table that was added later."""
+        return f"{self.topic_prefix}.signals"
+
+    @property
+    def heartbeat_topic(self) -> str:
+        """Debezium's heartbeats."""
+        return f"__debezium-heartbeat.{self.topic_prefix}"
 
     @property
     def streams(self) -> tuple[Stream, ...]:
@@ -127,18 +158,27 @@ class Stream(_Strict):
 
     @property
     def schema_name(self) -> str:
-        """PostgreSQL schema."""
-        return self.source.split(".", 1)[0]
+        """PostgreSQL schema, as the database spells it."""
+        return split_qualified(self.source)[0]
 
     @property
     def table_name(self) -> str:
-        """PostgreSQL table."""
-        return self.source.split(".", 1)[1]
+        """PostgreSQL table, as the database spells it."""
+        return split_qualified(self.source)[1]
 
     @property
     def slug(self) -> str:
-        """Identifier made from schema and table; ``public`` is left out."""
-        return slug(self.table_name if self.schema_name == "public" else self.source.replace(".", "_", 1))
+        """Identifier made from schema and table; ``public`` is left out.
+
+        Holds no ``__``: Pinot separates the parts of a segment's name by it.
+        """
+        if self.table.name is not None:
+            return self.table.name
+        schema, table = split_qualified(self.source)
+        pretty = table if schema == "public" else f"{schema}_{table}"
+        if slug(pretty) == pretty and "__" not in pretty:
+            return pretty
+        return slug(f"{schema}.{table}" if schema != "public" or "__" in table else table)
 
     @property
     def topic(self) -> str:
@@ -148,7 +188,13 @@ class Stream(_Strict):
     @property
     def dead_letter_topic(self) -> str:
         """Where messages that cannot be read go, one topic for each connector."""
-        return f"{self.connector.topic_prefix}.dead_letters"
+        return self.connector.dead_letter_topic
+
+    @property
+    def accepted_loss(self) -> frozenset[str]:
+        """Columns whose type Debezium's JSON cannot carry exactly, accepted by name."""
+        history = () if self.table.history is False else self.table.history.accept_loss
+        return frozenset((*self.table.accept_loss, *history))
 
     @property
     def bronze_table(self) -> str:
@@ -176,22 +222,26 @@ class Stream(_Strict):
     @property
     def current_topic(self) -> str | None:
         """Topic of the last state of each key."""
-        return None if self.table.realtime is False else self.table.realtime.current_topic or f"{self.slug}_current"
+        realtime = self.table.realtime
+        return None if realtime is False else realtime.current_topic or f"{self.slug}_current"
 
     @property
     def history_topic(self) -> str | None:
         """Topic of one message a change."""
-        return None if self.table.realtime is False else self.table.realtime.history_topic or f"{self.slug}_history"
+        realtime = self.table.realtime
+        return None if realtime is False else realtime.history_topic or f"{self.slug}_history"
 
     @property
     def pinot_current(self) -> str | None:
         """Pinot upsert table."""
-        return None if self.table.realtime is False else self.table.realtime.current_table or f"{self.slug}_current"
+        realtime = self.table.realtime
+        return None if realtime is False else realtime.current_table or f"{self.slug}_current"
 
     @property
     def pinot_history(self) -> str | None:
         """Pinot table of changes."""
-        return None if self.table.realtime is False else self.table.realtime.history_table or f"{self.slug}_history"
+        realtime = self.table.realtime
+        return None if realtime is False else realtime.history_table or f"{self.slug}_history"
 
     @property
     def bronze_job(self) -> str:
