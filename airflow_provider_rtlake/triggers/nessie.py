@@ -17,14 +17,14 @@ from airflow_provider_rtlake.hooks.nessie import NessieHook
 class NessieTableChangedTrigger(BaseEventTrigger):
     """Fires each time a table has a new snapshot: the watcher behind an asset that schedules a DAG.
 
-    It fires once when it begins and the table is there, because it cannot know what was committed before, and never
-    ends. A server that does not answer is asked again.
+    It fires once when it begins and the table is there, because it cannot know what was committed before, and
+    never ends. A server that does not answer is asked again.
 
     :param table: ``namespace.name``.
     :param branch: the branch to look at; by default the connection's.
     :param poll_seconds: seconds between two looks.
-    :param min_seconds: at least so many seconds between two events, so that a lane that commits every few seconds does
-        not start a run for each commit.
+    :param min_seconds: at least so many seconds between two events, so that a lane that commits every few seconds
+        does not start a run for each commit.
     :param nessie_conn_id: connection id.
     """
 
@@ -37,7 +37,7 @@ class NessieTableChangedTrigger(BaseEventTrigger):
         min_seconds: float = 60.0,
         nessie_conn_id: str = NessieHook.default_conn_name,
     ) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.table = table
         self.branch = branch
         self.poll_seconds = poll_seconds
@@ -71,7 +71,8 @@ class NessieTableChangedTrigger(BaseEventTrigger):
             due = time.monotonic() - fired >= self.min_seconds
             if snapshot is not None and snapshot != known and due:
                 known, fired = snapshot, time.monotonic()
-                yield TriggerEvent({"table": self.table, "snapshot_id": snapshot})
+                event = {"table": self.table, "snapshot_id": snapshot}
+                yield TriggerEvent(event)  # type: ignore[no-untyped-call]
             await asyncio.sleep(self.poll_seconds)
 
     def _snapshot(self, hook: NessieHook) -> int | None:
