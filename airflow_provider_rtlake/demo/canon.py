@@ -1,8 +1,8 @@
 """One spelling for a value, whichever system it is read from, so that rows can be compared between systems.
 
-A value arrives as PostgreSQL's text, as Debezium spells it in JSON, or as a driver's Python object; it leaves as
-text, or as None for NULL. Equal values give equal text and different values different text. One exception, a rule
-of the history: an infinite date or time is the last (or first) that every engine can show.
+A value arrives as PostgreSQL's text, as Debezium spells it in JSON, or as a driver's Python object; it leaves
+as text, or as None for NULL. Equal values give equal text and different values different text. One exception,
+a rule of the history: an infinite date or time is the last (or first) that every engine can show.
 """
 
 from __future__ import annotations
