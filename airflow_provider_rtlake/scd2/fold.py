@@ -1,0 +1,407 @@
+"""The rule: ``history(key) = fold(all changes of key, in the order of their positions)``.
+
+Pure: no Spark, no clock, no input or output. A merge folds new changes onto the last version of each key; a key that got
+a late change is folded anew from all its changes. Both are this one function, so they cannot disagree.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import itertools
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from airflow_provider_rtlake.exceptions import CheckFailed
+from airflow_provider_rtlake.scd2.change import Change
+from airflow_provider_rtlake.scd2.position import SNAPSHOT, Position
+from airflow_provider_rtlake.scd2.types import canonical, same
+
+_RANK = {"r": 0, "t": 1, "d": 2, "u": 3, "c": 4}
+_KEYS_NAMED = 10  # in an error
+
+
+class Refused(CheckFailed):
+    """The changes break a rule of the history; nothing of them is published.
+
+    :param rule: which rule.
+    :param keys: keys that break it, as JSON.
+    """
+
+    def __init__(self, rule: str, keys: Iterable[str]) -> None:
+        self.rule = rule
+        self.keys = list(keys)
+        named = ", ".join(self.keys[:_KEYS_NAMED])
+        more = f" and {len(self.keys) - _KEYS_NAMED} more" if len(self.keys) > _KEYS_NAMED else ""
+        super().__init__(f"{rule}: key {named}{more}")
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """What opened or closed a version.
+
+    :param position: in the order of commits.
+    :param tx: the source's transaction number.
+    """
+
+    position: Position
+    tx: int | None
+    topic: str
+    partition: int
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """Something that happened to every key at once: a truncate, or the end of a complete snapshot.
+
+    :param kind: ``truncate`` or ``snapshot``.
+    :param ts: microseconds UTC.
+    """
+
+    kind: str
+    position: Position
+    tx: int | None
+    ts: int
+    topic: str = ""
+    partition: int = -1
+    offset: int = -1
+
+    @property
+    def op(self) -> str:
+        """Sorts like a change."""
+        return "t"
+
+    @property
+    def transaction(self) -> tuple[int, int, int, int]:
+        """As of :class:`Change`."""
+        where = self.position
+        return where.epoch, where.phase, where.commit, self.tx or 0
+
+    @property
+    def event(self) -> Event:
+        """As what closes versions."""
+        return Event(self.position, self.tx, self.topic, self.partition, self.offset)
+
+
+@dataclass(slots=True)
+class Version:
+    """A stretch of time in which a key's tracked columns had one value.
+
+    :param values: column → value; a missing column is null.
+    :param start: microseconds UTC, included.
+    :param end: microseconds UTC, excluded; None while open.
+    :param deleted: closed by a delete.
+    :param origin: ``stream`` or ``snapshot``: what opened it. The true start of the latter is not known.
+    :param moved: start or end stand 1 µs after what the source's clock said.
+    :param unknown: columns whose large value never arrived.
+    :param last_position: of the last change that altered this version.
+    :param closed_by: ``change``, ``truncate`` or ``snapshot``.
+    """
+
+    key: str
+    values: dict[str, Any]
+    start: int
+    origin: str
+    moved: bool
+    opened: Event
+    last_position: Position
+    end: int | None = None
+    deleted: bool = False
+    closed: Event | None = None
+    closed_by: str | None = None
+    previous_key: str | None = None
+    next_key: str | None = None
+    unknown: frozenset[str] = frozenset()
+
+    @property
+    def is_current(self) -> bool:
+        """Whether it is open."""
+        return self.end is None
+
+
+@dataclass
+class Counters:
+    """What a fold met."""
+
+    inserts: int = 0
+    updates: int = 0
+    deletes: int = 0
+    snapshot_rows: int = 0
+    truncates: int = 0
+    key_changes: int = 0
+    opened: int = 0
+    closed: int = 0
+    overwritten: int = 0
+    no_ops: int = 0
+    moved: int = 0
+    update_of_unknown_key: int = 0
+    insert_of_open_key: int = 0
+    unmatched_removals: int = 0
+    unknown_values: int = 0
+    closed_by_snapshot: int = 0
+
+
+@dataclass(slots=True)
+class _Row:
+    """A row of a key inside a transaction."""
+
+    values: dict[str, Any]
+    columns: frozenset[str] | None  # None: every column of the history
+    unknown: frozenset[str]
+    old: bool  # it was there before the transaction
+    previous_key: str | None = None
+
+
+@dataclass
+class _Transaction:
+    rows: dict[str, list[_Row]] = field(default_factory=dict)
+    last: dict[str, Change | Mark] = field(default_factory=dict)
+    removed: dict[int, tuple[str, _Row | None]] = field(default_factory=dict)  # lsn → what a delete took away
+    moved_to: dict[str, str] = field(default_factory=dict)
+
+
+def record_hash(values: Mapping[str, Any], untracked: frozenset[str]) -> str:
+    """A hash of the tracked columns: different values, types or names never give the same text. Nulls are left out,
+    so a column that was added later changes nothing while it is null.
+
+    :param values: column → value.
+    :param untracked: Type 1 columns.
+    """
+    content = [
+        [name, canonical(value)] for name, value in sorted(values.items()) if value is not None and name not in untracked
+    ]
+    return hashlib.sha256(json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()).hexdigest()
+
+
+class Fold:
+    """Folds changes into versions.
+
+    :param states: last version of each key that has one. They are copied, never altered.
+    :param untracked: Type 1 columns.
+    :param epochs: key → newest epoch of its changes, where it differs from its version's.
+    """
+
+    def __init__(self, states: Mapping[str, Version], untracked: frozenset[str] = frozenset()) -> None:
+        self.histories: dict[str, list[Version]] = {
+            key: [dataclasses.replace(version)] for key, version in states.items()
+        }
+        self.counters = Counters()
+        self._untracked = untracked
+        self._epochs: dict[str, int] = {}
+
+    def run(self, steps: Iterable[Change | Mark]) -> Fold:
+        """Apply changes in the order of their positions.
+
+        :param steps: in any order, each change once.
+        :raises Refused: a transaction leaves more than one row of a key.
+        """
+        ordered = sorted(steps, key=lambda step: (*step.transaction, step.position.lsn, _RANK[step.op]))
+        for _, group in itertools.groupby(ordered, key=lambda step: step.transaction):
+            self._transaction(list(group))
+        return self
+
+    # --- inside a transaction ---
+
+    def _transaction(self, steps: list[Change | Mark]) -> None:
+        tx = _Transaction()
+        for step in steps:
+            if isinstance(step, Mark):
+                self._mark(tx, step)
+            else:
+                self._change(tx, step)
+        crowded = [key for key, rows in tx.rows.items() if sum(not row.old for row in rows) > 1]
+        if crowded:
+            raise Refused("a transaction leaves more than one row of a key", crowded)
+        for key, rows in tx.rows.items():
+            self._settle(key, rows, tx)
+
+    def _rows(self, tx: _Transaction, key: str) -> list[_Row]:
+        rows = tx.rows.get(key)
+        if rows is None:
+            history = self.histories.get(key)
+            current = history[-1] if history and history[-1].is_current else None
+            rows = tx.rows[key] = [_Row(current.values, None, current.unknown, True)] if current else []
+        return rows
+
+    def _mark(self, tx: _Transaction, mark: Mark) -> None:
+        if mark.kind == "truncate":
+            self.counters.truncates += 1
+        for key, history in self.histories.items():
+            if history[-1].is_current and key not in tx.rows and self._concerns(mark, key, history[-1]):
+                self._rows(tx, key)
+        for key, rows in tx.rows.items():
+            if rows:
+                rows.clear()
+                tx.last[key] = mark
+
+    def _concerns(self, mark: Mark, key: str, current: Version) -> bool:
+        if mark.kind == "truncate":
+            return True
+        return max(self._epochs.get(key, 0), current.last_position.epoch) < mark.position.epoch
+
+    def _change(self, tx: _Transaction, change: Change) -> None:
+        key = change.key
+        if key is None:
+            raise ValueError("a change without key must come as a mark")
+        rows = self._rows(tx, key)
+        tx.last[key] = change
+        self._epochs[key] = change.position.epoch
+        op = change.op
+        if op == "d":
+            self.counters.deletes += 1
+            removed = self._remove(rows, change)
+            tx.removed[change.position.lsn] = key, removed
+            return
+        source, previous = None, None
+        if op == "u":
+            self.counters.updates += 1
+            source = self._remove(rows, change)
+        elif op == "c":
+            self.counters.inserts += 1
+            source, previous = self._moved_from(tx, change)
+        else:
+            self.counters.snapshot_rows += 1
+            rows.clear()
+        rows.append(self._new_row(change, source, previous))
+
+    def _moved_from(self, tx: _Transaction, change: Change) -> tuple[_Row | None, str | None]:
+        """A changed primary key is a delete and an insert with one log position."""
+        removed = tx.removed.pop(change.position.lsn, None)
+        if removed is None or removed[0] == change.key:
+            return None, None
+        self.counters.key_changes += 1
+        tx.moved_to[removed[0]] = str(change.key)
+        return removed[1], removed[0]
+
+    def _remove(self, rows: list[_Row], change: Change) -> _Row | None:
+        found = _find(rows, change)
+        if found is not None:
+            return rows.pop(found)
+        if change.op == "u":
+            self.counters.update_of_unknown_key += 1
+        else:
+            self.counters.unmatched_removals += 1
+        return None
+
+    def _new_row(self, change: Change, source: _Row | None, previous: str | None) -> _Row:
+        values = change.after if change.after is not None else {}
+        unknown: frozenset[str] = frozenset()
+        if change.unsent:
+            inherited = source.values if source else {}
+            lost = [
+                name for name in change.unsent if source is None or name in source.unknown
+            ]
+            values = {**values, **{name: inherited.get(name) for name in change.unsent}}
+            unknown = frozenset(lost)
+            self.counters.unknown_values += len(lost)
+        return _Row(values, change.shape.names, unknown, False, previous)
+
+    # --- what a transaction leaves ---
+
+    def _settle(self, key: str, rows: list[_Row], tx: _Transaction) -> None:
+        history = self.histories.setdefault(key, [])
+        current = history[-1] if history and history[-1].is_current else None
+        fresh = next((row for row in rows if not row.old), None)
+        step = tx.last.get(key)
+        if step is None:
+            return
+        if fresh is not None:
+            if current is None:
+                self._open(history, key, fresh, step)
+            else:
+                self.counters.insert_of_open_key += any(row.old for row in rows)
+                self._replace(history, current, fresh, step, tx.moved_to.get(key))
+        elif current is not None and not rows:
+            self._delete(current, step, tx.moved_to.get(key))
+        if not history:
+            del self.histories[key]
+
+    def _open(self, history: list[Version], key: str, row: _Row, step: Change | Mark) -> Version:
+        floor = None
+        if history:
+            last = history[-1]
+            floor = last.start + 1 if last.end is None else last.end
+        start = step.ts if floor is None or step.ts >= floor else floor
+        version = Version(
+            key=key,
+            values=dict(row.values),
+            start=start,
+            origin="snapshot" if step.position.phase == SNAPSHOT else "stream",
+            moved=start != step.ts,
+            opened=_event(step),
+            last_position=step.position,
+            previous_key=row.previous_key,
+            unknown=row.unknown,
+        )
+        self.counters.moved += version.moved
+        self.counters.opened += 1
+        history.append(version)
+        return version
+
+    def _replace(
+        self, history: list[Version], current: Version, row: _Row, step: Change | Mark, next_key: str | None
+    ) -> None:
+        columns = row.columns or frozenset(row.values)
+        differing = {name for name in columns if not same(current.values.get(name), row.values.get(name))}
+        if differing - self._untracked:
+            opened = self._open(history, current.key, row, step)
+            current.end, current.closed, current.closed_by = opened.start, opened.opened, "change"
+            current.last_position, current.next_key = step.position, next_key
+            self.counters.closed += 1
+            return
+        known = current.unknown & columns - row.unknown
+        if not differing and not known:
+            self.counters.no_ops += 1
+            return
+        current.values = {**current.values, **{name: row.values.get(name) for name in differing}}
+        current.unknown -= known
+        current.last_position = step.position
+        self.counters.overwritten += 1
+
+    def _delete(self, current: Version, step: Change | Mark, next_key: str | None) -> None:
+        current.end = max(step.ts, current.start + 1)
+        if current.end != step.ts:
+            current.moved = True
+            self.counters.moved += 1
+        current.deleted = True
+        current.closed = _event(step)
+        current.closed_by = step.kind if isinstance(step, Mark) else "change"
+        current.last_position, current.next_key = step.position, next_key
+        self.counters.closed += 1
+        self.counters.closed_by_snapshot += current.closed_by == "snapshot"
+
+
+def _event(step: Change | Mark) -> Event:
+    if isinstance(step, Mark):
+        return step.event
+    raw = step.raw
+    return Event(step.position, step.tx, raw.topic, raw.topic_partition, raw.topic_offset)
+
+
+def _find(rows: list[_Row], change: Change) -> int | None:
+    """Which row a removal takes: the one equal to its before-image, else one that agrees with what the image holds
+    (a key alone agrees with any), the newest first, else one that was there before the transaction."""
+    if not rows:
+        return None
+    if len(rows) == 1 and rows[0].old:
+        return 0
+    if change.before is None:
+        return len(rows) - 1
+    image = change.before_values()
+    for exact in (True, False):
+        for index in range(len(rows) - 1, -1, -1):
+            if _agrees(rows[index], image, exact):
+                return index
+    return next((index for index, row in enumerate(rows) if row.old), None)
+
+
+def _agrees(row: _Row, image: Mapping[str, Any], exact: bool) -> bool:
+    for name, value in image.items():
+        if value is None and not exact or row.columns is not None and name not in row.columns or name in row.unknown:
+            continue
+        if not same(row.values.get(name), value):
+            return False
+    return True

@@ -1,0 +1,347 @@
+"""What a column's type in a message is in the history, and how its values are read.
+
+The message's own Connect schema decides, with the PostgreSQL type that Debezium propagates into the schema's parameters
+(``column.propagate.source.type``). A value is kept in a plain Python form that survives the way into Iceberg and back:
+
+=================  ==========================================================================
+Iceberg type       Python form
+=================  ==========================================================================
+boolean            bool
+int, long          int
+float, double      float; every NaN is the one object :data:`NAN`
+decimal(p,s)       Decimal with exactly s digits after the point
+date               days since 1970-01-01
+timestamp(tz)      microseconds since 1970-01-01 (UTC)
+string             str
+binary             bytes
+list<...>          list of the above
+=================  ==========================================================================
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import math
+import re
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+from airflow_provider_rtlake.exceptions import TerminalError
+
+NAN = float("nan")
+DAY_US = 86_400_000_000
+# PostgreSQL's infinite dates and timestamps have no counterpart in Iceberg: they become the ends of the calendar that
+# every engine can show. One rule for date, timestamp and timestamptz.
+MAX_DATE, MIN_DATE = 2_932_896, -719_162  # 9999-12-31 and 0001-01-01
+MAX_TIMESTAMP, MIN_TIMESTAMP = (MAX_DATE + 1) * DAY_US - 1, MIN_DATE * DAY_US
+_DATE_INFINITY, _DATE_MINUS_INFINITY = 2_146_033_979, -2_147_472_691  # what Debezium sends
+_SPECIAL_NUMBERS = frozenset(
+    {"NAN", "POSITIVE_INFINITY", "NEGATIVE_INFINITY", "NaN", "Infinity", "-Infinity", "INFINITY", "-INFINITY"}
+)
+_ISO = re.compile(
+    r"([+-]?\d{4,})-(\d\d)-(\d\d)(?:[T ](\d\d):(\d\d)(?::(\d\d)(?:\.(\d{1,9}))?)?)?(Z|[+-]\d\d(?::?\d\d(?::?\d\d)?)?)?"
+)
+
+Reader = Callable[[Any], Any]
+
+
+class ValueRefused(TerminalError):
+    """A value has no exact form in its column's type."""
+
+
+@dataclass(frozen=True)
+class ColumnType:
+    """A column as one message's schema describes it.
+
+    :param name: column name, after ``renamed_from`` was applied.
+    :param iceberg: Iceberg type, such as ``decimal(10,2)`` or ``list<int>``.
+    :param read: turns the JSON value (never None) into the Python form.
+    :param postgres: type as the source names it, for messages.
+    :param field: name in the message.
+    """
+
+    name: str
+    iceberg: str
+    read: Reader
+    postgres: str
+    field: str
+
+
+def _as_is(value: Any) -> Any:
+    return value
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def _double(value: Any) -> float:
+    if isinstance(value, str):
+        value = {"NaN": NAN, "NAN": NAN, "Infinity": math.inf, "-Infinity": -math.inf}.get(value, value)
+    number = float(value)
+    return NAN if number != number else number
+
+
+def _single(value: Any) -> float:
+    # The history keeps 32 bits: round here, or the value would differ from itself when read back.
+    number = _double(value)
+    return number if number != number or math.isinf(number) else float(struct.unpack("f", struct.pack("f", number))[0])
+
+
+def _binary(value: Any) -> bytes:
+    return base64.b64decode(value)
+
+
+def _bits(value: Any) -> bytes:
+    return base64.b64decode(value)
+
+
+def _date(value: Any) -> int:
+    days = int(value)
+    if days == _DATE_INFINITY:
+        return MAX_DATE
+    return MIN_DATE if days == _DATE_MINUS_INFINITY else days
+
+
+def _scaled_timestamp(numerator: int, denominator: int) -> Reader:
+    def read(value: Any) -> int:
+        raw = int(value)
+        if raw >= 2**63 - 1:
+            return MAX_TIMESTAMP
+        return MIN_TIMESTAMP if raw <= -(2**63) else raw * numerator // denominator
+
+    return read
+
+
+def days_from_civil(year: int, month: int, day: int) -> int:
+    """Days since 1970-01-01 in the proleptic Gregorian calendar, for any year.
+
+    :param year: astronomical: 0 is 1 BC.
+    """
+    year -= month <= 2
+    era, of_era = divmod(year, 400)
+    of_year = (153 * (month + (-3 if month > 2 else 9)) + 2) // 5 + day - 1
+    return era * 146_097 + of_era * 365 + of_era // 4 - of_era // 100 + of_year - 719_468
+
+
+def timestamp_text(value: Any) -> int:
+    """Microseconds UTC of an ISO text, or of an infinity.
+
+    :raises ValueRefused: the text is no timestamp.
+    """
+    if value in ("infinity", "Infinity"):
+        return MAX_TIMESTAMP
+    if value in ("-infinity", "-Infinity"):
+        return MIN_TIMESTAMP
+    match = _ISO.fullmatch(str(value))
+    if match is None:
+        raise ValueRefused(f"{value!r} is no timestamp")
+    year, month, day, hour, minute, second, fraction, zone = match.groups()
+    micros = int((fraction or "0").ljust(6, "0")[:6])
+    seconds = (
+        days_from_civil(int(year), int(month), int(day)) * 86_400
+        + int(hour or 0) * 3600
+        + int(minute or 0) * 60
+        + int(second or 0)
+    )
+    return (seconds - _zone_seconds(zone)) * 1_000_000 + micros
+
+
+def _zone_seconds(zone: str | None) -> int:
+    if zone in (None, "Z"):
+        return 0
+    assert_digits = zone[1:].replace(":", "").ljust(6, "0")  # type: ignore[index]
+    seconds = int(assert_digits[:2]) * 3600 + int(assert_digits[2:4]) * 60 + int(assert_digits[4:6])
+    return -seconds if zone.startswith("-") else seconds  # type: ignore[union-attr]
+
+
+def _clock(micros_per_unit: int) -> Reader:
+    def read(value: Any) -> str:
+        total, micros = divmod(int(value) * micros_per_unit, 1_000_000)
+        text = f"{total // 3600:02d}:{total // 60 % 60:02d}:{total % 60:02d}"
+        return f"{text}.{micros:06d}" if micros else text
+
+    return read
+
+
+def _decimal(scale: int) -> Reader:
+    quantum = Decimal(1).scaleb(-scale)
+
+    def read(value: Any) -> Decimal:
+        if value in _SPECIAL_NUMBERS:
+            raise ValueRefused(
+                f"{value} is no decimal; declare the column as text (history: text: [column]) or correct it at the source"
+            )
+        number = Decimal(value)
+        fixed = number if -int(number.as_tuple().exponent) == scale else number.quantize(quantum, context=_EXACT)
+        if fixed != number:
+            raise ValueRefused(f"{value} has more than {scale} digits after the point")
+        return fixed
+
+    return read
+
+
+def _number_text(value: Any) -> str:
+    if value in _SPECIAL_NUMBERS:
+        raise ValueRefused(
+            f"{value} is no number; declare the column as text (history: text: [column]) or correct it at the source"
+        )
+    return str(value)
+
+
+_SPELLING = {"NAN": "NaN", "POSITIVE_INFINITY": "Infinity", "NEGATIVE_INFINITY": "-Infinity"}
+
+
+def _declared_text(value: Any) -> str:
+    return _SPELLING.get(value, value) if isinstance(value, str) else _text(value)
+
+
+def _exact_context() -> Any:
+    from decimal import Context, Inexact
+
+    return Context(prec=80, traps=[Inexact])
+
+
+_EXACT = _exact_context()
+
+# Semantic names of Debezium and Connect. A name that is not here follows its plain type, or text.
+_SEMANTIC: dict[str, tuple[str, Reader]] = {
+    "io.debezium.time.Date": ("date", _date),
+    "org.apache.kafka.connect.data.Date": ("date", _date),
+    "io.debezium.time.Time": ("string", _clock(1000)),
+    "org.apache.kafka.connect.data.Time": ("string", _clock(1000)),
+    "io.debezium.time.MicroTime": ("string", _clock(1)),
+    "io.debezium.time.Timestamp": ("timestamp", _scaled_timestamp(1000, 1)),
+    "org.apache.kafka.connect.data.Timestamp": ("timestamp", _scaled_timestamp(1000, 1)),
+    "io.debezium.time.MicroTimestamp": ("timestamp", _scaled_timestamp(1, 1)),
+    "io.debezium.time.NanoTimestamp": ("timestamp", _scaled_timestamp(1, 1000)),
+    "io.debezium.time.ZonedTimestamp": ("timestamptz", timestamp_text),
+    "io.debezium.data.Bits": ("binary", _bits),
+}
+_PLAIN: dict[str, tuple[str, Reader]] = {
+    "boolean": ("boolean", bool),
+    "int8": ("int", int),
+    "int16": ("int", int),
+    "int32": ("int", int),
+    "int64": ("long", int),
+    "float": ("float", _single),
+    "float32": ("float", _single),
+    "double": ("double", _double),
+    "float64": ("double", _double),
+    "string": ("string", _text),
+    "bytes": ("binary", _binary),
+}
+
+
+def _guarded(read: Reader, name: str) -> Reader:
+    def guarded(value: Any) -> Any:
+        try:
+            return read(value)
+        except ValueRefused as error:
+            raise ValueRefused(f"column {name}: {error}") from None
+        except (TypeError, ValueError, ArithmeticError, binascii.Error) as error:
+            raise ValueRefused(f"column {name}: {value!r} cannot be read: {error}") from error
+
+    return guarded
+
+
+def _numeric(parameters: dict[str, str]) -> tuple[str, Reader]:
+    length, scale = parameters.get("__debezium.source.column.length"), parameters.get("__debezium.source.column.scale")
+    precision, digits = int(length or 0), int(scale or 0)
+    if 0 < precision <= 38 and 0 <= digits <= precision:
+        return f"decimal({precision},{digits})", _decimal(digits)
+    return "string", _number_text
+
+
+def _element(schema: dict[str, Any]) -> tuple[str, Reader]:
+    items = schema.get("items") or {}
+    kind, read = _resolve(items)
+    # Lists of lists lose dimensions in Debezium anyway, and bytes inside lists are rare: both stay exact JSON text.
+    if kind.startswith("list<") or kind == "binary" or items.get("type") in ("struct", "map"):
+        return "string", _text
+    return f"list<{kind}>", lambda value: [None if item is None else read(item) for item in value]
+
+
+def _resolve(schema: dict[str, Any]) -> tuple[str, Reader]:
+    name, parameters = schema.get("name") or "", schema.get("parameters") or {}
+    if name in _SEMANTIC:
+        return _SEMANTIC[name]
+    kind = schema.get("type")
+    if parameters.get("__debezium.source.column.type", "").upper() in ("NUMERIC", "DECIMAL") and kind == "string":
+        return _numeric(parameters)
+    if kind == "array":
+        return _element(schema)
+    return _PLAIN.get(str(kind), ("string", _text))
+
+
+def column_type(field: dict[str, Any], *, name: str | None = None, as_text: bool = False) -> ColumnType:
+    """Map one field of the message's row schema.
+
+    :param field: a member of ``fields`` of ``before`` or ``after`` in the Connect schema.
+    :param name: name in the history, where it differs from the message's.
+    :param as_text: the column is declared text, so nothing is refused.
+    """
+    own = str(field["field"])
+    parameters = field.get("parameters") or {}
+    source = parameters.get("__debezium.source.column.type") or field.get("name") or field.get("type")
+    length, scale = parameters.get("__debezium.source.column.length"), parameters.get("__debezium.source.column.scale")
+    detail = f"({length}{',' + scale if scale else ''})" if length and str(source).upper() == "NUMERIC" else ""
+    kind, read = ("string", _declared_text) if as_text else _resolve(field)
+    return ColumnType(name or own, kind, _guarded(read, name or own), f"{str(source).lower()}{detail}", own)
+
+
+_DECIMAL = re.compile(r"decimal\((\d+),\s*(\d+)\)")
+_WIDER = {("int", "long"), ("float", "double")}
+
+
+def normal(kind: str) -> str:
+    """One spelling for each Iceberg type."""
+    return kind.replace(" ", "")
+
+
+def widened(old: str, new: str) -> str | None:
+    """The type that holds both without loss, or None where Iceberg knows none.
+
+    :param old: type in the history.
+    :param new: type of a message.
+    """
+    old, new = normal(old), normal(new)
+    if old == new or (new, old) in _WIDER:
+        return old
+    if (old, new) in _WIDER:
+        return new
+    before, after = _DECIMAL.fullmatch(old), _DECIMAL.fullmatch(new)
+    if before and after and before[2] == after[2]:
+        return f"decimal({max(int(before[1]), int(after[1]))},{before[2]})"
+    return None
+
+
+def same(left: Any, right: Any) -> bool:
+    """Whether two values of a column are one value: NaN equals itself, -0.0 differs from 0.0."""
+    if left is right:
+        return True
+    if left.__class__ is not float or right.__class__ is not float:
+        return bool(left == right)
+    return left == right and math.copysign(1, left) == math.copysign(1, right) or (left != left and right != right)
+
+
+def canonical(value: Any) -> Any:
+    """A JSON form of a value in which different values, also of different types, differ."""
+    if isinstance(value, bool):
+        return ["b", value]
+    if isinstance(value, int):
+        return ["i", str(value)]
+    if isinstance(value, float):
+        return ["f", "nan" if value != value else repr(value)]
+    if isinstance(value, Decimal):
+        return ["n", format(value, "f")]
+    if isinstance(value, bytes):
+        return ["x", value.hex()]
+    if isinstance(value, list):
+        return ["l", *(None if item is None else canonical(item) for item in value)]
+    return value
