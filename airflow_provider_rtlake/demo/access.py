@@ -79,7 +79,7 @@ class Access:
         :raises ServiceError: Trino refuses or fails the query; the message is its own.
         """
         given = self.stack.connection("rtlake_trino")
-        conn = trino.dbapi.connect(
+        conn = trino.dbapi.connect(  # type: ignore[no-untyped-call]
             host=given.host, port=given.port, user=given.login or TRINO_USER, request_timeout=_TIMEOUT
         )
         try:
@@ -112,7 +112,7 @@ class Access:
     def _pinot(self) -> Any:
         # Kept open: a new client costs more than most queries.
         broker = httpx.URL(str(self.stack.connection("rtlake_pinot").extra["broker_url"]))
-        return pinotdb.connect(  # type: ignore[no-untyped-call]
+        return pinotdb.connect(
             host=broker.host,
             port=broker.port,
             path="/query/sql",

@@ -1,8 +1,8 @@
 """How long a committed change takes until a reader sees it, in each lane, while the source is under load.
 
-A probe is an update that alters nothing: it takes the whole way like any other change, and leaves every table as it
-was. The load is made of the same. What is measured includes the reader's own query, and the pauses between two of
-them: a reader sees no sooner.
+A probe is an update that alters nothing: it takes the whole way like any other change, and leaves every table
+as it was. The load is made of the same. What is measured includes the reader's own query, and the pauses
+between two of them: a reader sees no sooner.
 """
 
 # ruff: noqa: S608 - every name in a query went through quoted(), every text through literal()
@@ -160,7 +160,7 @@ class Meter:
                 thread.join(timeout=limit)
         if errors:
             raise errors[0]
-        for lane, samples in results.items():
+        for samples in results.values():
             samples.missed = probes - len(samples.seconds)
         return results
 
