@@ -376,7 +376,8 @@ class PinotController:
 
 
 def _consuming(name: str, servers: Any) -> Iterator[ConsumingSegment]:
-    partition = int(name.split("__")[1]) if name.count("__") >= 3 else 0
+    parts = name.rsplit("__", 3)  # table, partition, number, time
+    partition = int(parts[1]) if len(parts) == 4 else 0
     if not servers:
         yield ConsumingSegment(name, partition, None, "ABSENT")
     for server in servers or ():

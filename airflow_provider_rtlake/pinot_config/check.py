@@ -82,6 +82,10 @@ def _names(table: PinotTable) -> Iterator[Problem]:
         )
     elif len(table.table) > TABLE_NAME_LENGTH:
         yield Problem(("table",), f"has {len(table.table)} characters", f"use at most {TABLE_NAME_LENGTH}")
+    if "__" in table.table:
+        yield Problem(
+            ("table",), "holds __, which Pinot puts between the parts of a segment's name", "use one _"
+        )
     for suffix in ("_REALTIME", "_OFFLINE"):
         if table.table.upper().endswith(suffix):
             yield Problem(("table",), f"ends with {suffix}", "leave it out: Pinot appends it")
