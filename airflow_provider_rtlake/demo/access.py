@@ -16,21 +16,13 @@ import requests
 import trino
 from confluent_kafka import Consumer
 
-from airflow_provider_rtlake.clients.rest import RestClient
 from airflow_provider_rtlake.exceptions import ServiceError, ServiceUnavailable
 from airflow_provider_rtlake.kit.stack import Stack
+from airflow_provider_rtlake.streams.naming import quote_identifier as quoted
 
 TRINO_USER = "rtlake"
 ICEBERG = "nessie"  # Trino's catalog of the lakehouse
 _TIMEOUT = 120  # seconds for one query
-
-
-def quoted(name: str) -> str:
-    """An SQL identifier, quoted as PostgreSQL, Trino and Pinot read it.
-
-    :param name: one part of a name.
-    """
-    return '"' + name.replace('"', '""') + '"'
 
 
 def literal(text: str) -> str:
@@ -61,7 +53,7 @@ class Access:
                 host=given.host,
                 port=given.port,
                 user=given.login,
-                password=given.password,
+                password=self.stack.password(connection),
                 dbname=database or given.schema or given.extra.get("dbname"),
                 autocommit=True,
                 connect_timeout=10,
@@ -131,9 +123,8 @@ class Access:
 
         :raises NotFound: there is no such table.
         """
-        url = self.stack.service("pinot").url
-        with RestClient("Pinot", url) as client:
-            schema = client.get(f"/schemas/{quote(table, safe='')}")
+        with self.stack.rest("rtlake_pinot", "Pinot") as controller:
+            schema = controller.get(f"/schemas/{quote(table, safe='')}")
         if isinstance(schema, str):
             schema = json.loads(schema)
         return {
@@ -147,10 +138,9 @@ class Access:
 
         :param settings: further client settings.
         """
-        given = self.stack.connection("rtlake_kafka")
         return Consumer(
             {
-                "bootstrap.servers": f"{given.host}:{given.port}",
+                "bootstrap.servers": self.stack.kafka_bootstrap,
                 "group.id": "rtlake-demo",
                 "enable.auto.commit": False,
                 "auto.offset.reset": "earliest",

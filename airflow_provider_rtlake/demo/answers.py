@@ -1,4 +1,4 @@
-"""The questions that users of the lakehouse ask, with their answers, and whether two systems give the same one."""
+"""The questions that users of the lakehouse ask, the answers, and whether two systems give the same one."""
 
 # ruff: noqa: S608 - every name in a query went through quoted()
 
@@ -11,9 +11,10 @@ from typing import Any
 
 from psycopg import sql
 
-from airflow_provider_rtlake.demo.access import Access, quoted, table_name
+from airflow_provider_rtlake.demo.access import Access, table_name
 from airflow_provider_rtlake.demo.sales import identifier
 from airflow_provider_rtlake.streams.model import Stream
+from airflow_provider_rtlake.streams.naming import quote_identifier as quoted
 
 _SHOWN = 12  # rows of an answer
 

@@ -19,10 +19,11 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from airflow_provider_rtlake.demo.access import Access, literal, quoted, table_name
+from airflow_provider_rtlake.demo.access import Access, literal, table_name
 from airflow_provider_rtlake.demo.sales import identifier
 from airflow_provider_rtlake.exceptions import RtlakeError, UserError
 from airflow_provider_rtlake.streams.model import Stream
+from airflow_provider_rtlake.streams.naming import quote_identifier as quoted
 
 _BARS = " ▁▂▃▄▅▆▇█"
 

@@ -17,12 +17,13 @@ from typing import Any
 
 from psycopg import sql
 
-from airflow_provider_rtlake.demo.access import Access, column_list, literal, quoted, table_name
+from airflow_provider_rtlake.demo.access import Access, column_list, literal, table_name
 from airflow_provider_rtlake.demo.canon import canonical, realtime, served
 from airflow_provider_rtlake.demo.kafka_count import TopicCount, count, dead_letters
 from airflow_provider_rtlake.exceptions import CheckFailed, NotFound, RtlakeError
 from airflow_provider_rtlake.pinot_config.realtime import RealtimeColumn, realtime_columns
 from airflow_provider_rtlake.streams.model import Stream
+from airflow_provider_rtlake.streams.naming import quote_identifier as quoted
 from airflow_provider_rtlake.streams.schema import TableSchema
 
 _SHOWN = 5  # keys named in a problem

@@ -15,6 +15,7 @@ import psycopg
 from psycopg import sql
 
 from airflow_provider_rtlake.exceptions import UserError
+from airflow_provider_rtlake.streams.naming import split_qualified
 
 DEFAULT_TABLE = "public.source_sales"
 
@@ -293,7 +294,7 @@ Progress = Callable[[int], None]  # called with the committed changes so far
 
 def identifier(table: str) -> sql.Identifier:
     """``schema.table`` as a quoted SQL identifier."""
-    return sql.Identifier(*table.split(".", 1))
+    return sql.Identifier(*split_qualified(table))
 
 
 def create(conn: psycopg.Connection[Any], table: str = DEFAULT_TABLE) -> None:
