@@ -1,0 +1,119 @@
+"""How the source database is reached: by the deployment, and by Debezium."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import psycopg
+
+from airflow_provider_rtlake.exceptions import ServiceUnavailable, UserError
+from airflow_provider_rtlake.streams.model import Connector
+
+CONNECT_SECONDS = 10
+
+
+@dataclass(frozen=True)
+class SourceAccess:
+    """One PostgreSQL server and the two roles that the project uses there.
+
+    :param host: of the server.
+    :param port: of the server.
+    :param dbname: database.
+    :param user: role that makes publications and sets replica identities: the tables' owner.
+    :param password: of that role.
+    :param replication_user: role that Debezium logs in as.
+    :param replication_password: how Kafka Connect finds its password: a reference, ``${directory:<folder>:<file>}``.
+    :param sslmode: as libpq spells it.
+    """
+
+    host: str
+    port: int
+    dbname: str
+    user: str
+    password: str = field(repr=False)
+    replication_user: str
+    replication_password: str
+    sslmode: str = "prefer"
+
+    @classmethod
+    def of_connection(
+        cls,
+        *,
+        host: str,
+        port: int | None,
+        login: str,
+        password: str,
+        schema: str | None,
+        extra: Mapping[str, Any],
+    ) -> SourceAccess:
+        """From the fields of an Airflow connection.
+
+        Of the extra, ``dbname``, ``sslmode``, ``replication_user`` and ``replication_password`` are read.
+
+        :param host: of the server.
+        :param port: by default 5432.
+        :param login: role of the deployment.
+        :param password: of that role.
+        :param schema: the database, where the extra names none.
+        :param extra: the connection's extra.
+        :raises UserError: the extra lacks what Debezium needs.
+        """
+        missing = [key for key in ("replication_user", "replication_password") if not extra.get(key)]
+        if missing:
+            raise UserError(
+                f"the source's connection lacks {' and '.join(missing)} in its extra; write the role that Debezium logs in"
+                " as, and its password as ${directory:<secrets folder>:<file>}"
+            )
+        reference = str(extra["replication_password"])
+        if not (reference.startswith("${") and reference.endswith("}")):
+            raise UserError(
+                "replication_password of the source's connection must be a reference that Kafka Connect resolves, such as"
+                " ${directory:/folder/of/secrets:debezium}; a password in clear text would show in Connect's answers"
+            )
+        return cls(
+            host=host,
+            port=port or 5432,
+            dbname=str(extra.get("dbname") or schema or "postgres"),
+            user=login,
+            password=password,
+            replication_user=str(extra["replication_user"]),
+            replication_password=reference,
+            sslmode=str(extra.get("sslmode") or "prefer"),
+        )
+
+    def for_connector(self, connector: Connector) -> SourceAccess:
+        """The same server with the database that the declaration names.
+
+        :param connector: the declaration.
+        """
+        return replace(self, dbname=connector.database.name) if connector.database.name else self
+
+    def connect(self) -> psycopg.Connection[dict[str, Any]]:
+        """A connection of the deployment's role, each statement its own transaction.
+
+        :raises ServiceUnavailable: the server does not answer.
+        :raises UserError: the server refuses role, password or database.
+        """
+        try:
+            return psycopg.connect(
+                host=self.host,
+                port=self.port,
+                dbname=self.dbname,
+                user=self.user,
+                password=self.password,
+                sslmode=self.sslmode,
+                connect_timeout=CONNECT_SECONDS,
+                application_name="rtlake-connectors",
+                autocommit=True,
+                row_factory=psycopg.rows.dict_row,
+            )
+        except psycopg.OperationalError as error:
+            where = f"{self.user}@{self.host}:{self.port}/{self.dbname}"
+            text = str(error).strip()
+            if "password authentication" in text or "does not exist" in text or "no pg_hba" in text:
+                raise UserError(
+                    f"PostgreSQL refuses {where}: {text}; correct the source's connection"
+                ) from error
+            raise ServiceUnavailable("PostgreSQL", f"no answer from {where}: {text}") from error
