@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from airflow_provider_rtlake.clients.captured import captured_tables
 from airflow_provider_rtlake.clients.kafka import KafkaTopics
 from airflow_provider_rtlake.clients.pinot import PinotController
 from airflow_provider_rtlake.clients.pinot_apply import PinotDeployment
@@ -24,6 +25,7 @@ from airflow_provider_rtlake.pinot_config.version import LOCKED, PinotVersion
 from airflow_provider_rtlake.streams.load import load_connectors
 from airflow_provider_rtlake.streams.model import Stream
 from airflow_provider_rtlake.streams.schema import TableSchema
+from airflow_provider_rtlake.streams.source_access import SourceAccess
 
 app = typer.Typer(
     no_args_is_help=True, help="Pinot tables: generate, validate, plan, apply, delete.", rich_markup_mode=None
@@ -53,27 +55,29 @@ def _print(result: dict[str, Any], lines: Iterable[str], as_json: bool) -> None:
 
 
 def _captured(stack: Stack, directory: Path) -> list[tuple[Stream, TableSchema]]:
-    from airflow_provider_rtlake.streams.sources import read_captured
+    def access(conn_id: str) -> SourceAccess:
+        connection = stack.connection(conn_id)
+        return SourceAccess.of_connection(
+            host=connection.host,
+            port=connection.port,
+            login=connection.login or "",
+            password=stack.password(conn_id) or "",
+            schema=connection.schema,
+            extra=connection.extra,
+        )
 
-    return read_captured(load_connectors(directory), stack.connection)
-
-
-def _kafka(stack: Stack) -> KafkaTopics:
-    connection = stack.connection("rtlake_kafka")
-    servers = connection.extra.get("bootstrap.servers") or f"{connection.host}:{connection.port}"
-    return KafkaTopics(str(servers))
+    return captured_tables(load_connectors(directory), access)
 
 
 def _controller(stack: Stack) -> PinotController:
     connection = stack.connection("rtlake_pinot")
-    auth = (connection.login, connection.password or "") if connection.login else None
-    return PinotController.connect(
-        f"{connection.schema or 'http'}://{connection.host}:{connection.port}", auth=auth
-    )
+    password = stack.password("rtlake_pinot") or ""
+    auth = (connection.login, password) if connection.login else None
+    return PinotController.connect(connection.url, auth=auth)
 
 
 def _deployment(stack: Stack, exit_stack: ExitStack, quiet: bool) -> PinotDeployment:
-    topics = _kafka(stack)
+    topics = KafkaTopics(stack.kafka_bootstrap)
     controller = exit_stack.enter_context(_controller(stack))
     servers = stack.connection("rtlake_pinot").extra.get("bootstrap_servers") or topics.bootstrap_servers
     console = Console(stderr=True, quiet=quiet, highlight=False, markup=False)
@@ -124,7 +128,7 @@ def generate(
     else:
         stack = Stack.load(home)
         tables = _gather(stack, tables_dir, connectors_dir, declared_only, names)
-        bootstrap = bootstrap or _kafka(stack).bootstrap_servers
+        bootstrap = bootstrap or stack.kafka_bootstrap
     rendered = [render(table, bootstrap_servers=bootstrap, version=version) for table in tables]
     written = []
     for one in rendered:

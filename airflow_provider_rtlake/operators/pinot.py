@@ -14,7 +14,7 @@ from airflow_provider_rtlake.clients.pinot_apply import PinotDeployment
 from airflow_provider_rtlake.exceptions import NotFound, TerminalError, WaitTimeout
 from airflow_provider_rtlake.hooks.kafka import kafka_topics
 from airflow_provider_rtlake.hooks.pinot import PinotControllerHook
-from airflow_provider_rtlake.hooks.sources import captured_tables
+from airflow_provider_rtlake.hooks.sources import captured_of
 from airflow_provider_rtlake.links.pinot import PinotTableLink
 from airflow_provider_rtlake.operators.errors import no_retry_of_terminal_errors
 from airflow_provider_rtlake.pinot_config.gather import gather
@@ -84,8 +84,8 @@ class _PinotOperator(BaseOperator):
 class PinotApplyTablesOperator(_PinotOperator):
     """Bring Pinot tables, their schemas and topics to what is declared. A second run changes nothing.
 
-    :param tables_dir: folder of ``pinot_tables/*.yaml`` (templated).
-    :param connectors_dir: folder of ``connectors/*.yaml``: captured tables without a file of their own get
+    :param tables_folder: folder of ``pinot_tables/*.yaml`` (templated).
+    :param connectors_folder: folder of ``connectors/*.yaml``: captured tables without a file of their own get
         the generated tables; None generates none (templated).
     :param tables: names; by default all (templated).
     :param rebuild: delete and remake tables that cannot be changed in place; their rows come back from what
@@ -99,13 +99,13 @@ class PinotApplyTablesOperator(_PinotOperator):
     :return: ``changed``, and for each table ``action`` and ``diff``.
     """
 
-    template_fields = ("pinot_conn_id", "kafka_conn_id", "tables_dir", "connectors_dir", "tables")
+    template_fields = ("pinot_conn_id", "kafka_conn_id", "tables_folder", "connectors_folder", "tables")
 
     def __init__(
         self,
         *,
-        tables_dir: str = "pinot_tables",
-        connectors_dir: str | None = None,
+        tables_folder: str = "pinot_tables",
+        connectors_folder: str | None = None,
         tables: Collection[str] = (),
         rebuild: bool = False,
         wait_seconds: float = 120.0,
@@ -115,8 +115,8 @@ class PinotApplyTablesOperator(_PinotOperator):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.tables_dir = tables_dir
-        self.connectors_dir = connectors_dir
+        self.tables_folder = tables_folder
+        self.connectors_folder = connectors_folder
         self.tables = tables
         self.rebuild = rebuild
         self.wait_seconds = wait_seconds
@@ -126,8 +126,8 @@ class PinotApplyTablesOperator(_PinotOperator):
 
     def declared(self) -> tuple[PinotTable, ...]:
         """The tables, read and checked as a whole before anything is touched."""
-        captured = () if self.connectors_dir is None else captured_tables(Path(self.connectors_dir))
-        return gather(Path(self.tables_dir), captured, self.tables)
+        captured = () if self.connectors_folder is None else captured_of(Path(self.connectors_folder))
+        return gather(Path(self.tables_folder), captured, self.tables)
 
     def run(self, context: Context) -> dict[str, Any]:
         """Compare, change the difference, wait.

@@ -441,7 +441,8 @@ def test_no_folder_declares_nothing(tmp_path) -> None:
 
 def test_defaults_own_global_and_own_keys_in_that_order() -> None:
     text = swap("  partitions: 3\n", "") + "replication: 3\nglobal: {load_mode: HEAP, replication: 2}\n"
-    given = "global: {load_mode: MMAP, replication: 5, retention_days: 9, kafka: {partitions: 7, offset_reset: largest}}"
+    kafka = "{partitions: 7, offset_reset: largest}"
+    given = f"global: {{load_mode: MMAP, replication: 5, retention_days: 9, kafka: {kafka}}}"
     table = load_text(text, global_text=given)
     assert (table.replication, table.load_mode, table.retention_days) == (3, "HEAP", 30)
     assert (table.kafka.partitions, table.kafka.offset_reset, table.kafka.topic) == (
