@@ -11,21 +11,26 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from psycopg import sql
+from psycopg.rows import dict_row
 
 from airflow_provider_rtlake.demo.access import Access, column_list, literal, table_name
 from airflow_provider_rtlake.demo.canon import canonical, realtime, served
 from airflow_provider_rtlake.demo.kafka_count import TopicCount, count, dead_letters
 from airflow_provider_rtlake.exceptions import CheckFailed, NotFound, RtlakeError
 from airflow_provider_rtlake.pinot_config.realtime import RealtimeColumn, realtime_columns
-from airflow_provider_rtlake.streams.model import Stream
+from airflow_provider_rtlake.streams.model import Connector, Stream
 from airflow_provider_rtlake.streams.naming import quote_identifier as quoted
 from airflow_provider_rtlake.streams.schema import TableSchema
+from airflow_provider_rtlake.streams.source import introspect
 
+LANES = ("bronze", "history", "realtime")
+_PAUSE = 1.0  # seconds between two comparisons
 _SHOWN = 5  # keys named in a problem
 _MANY = 10_000_000  # Pinot answers 10 rows where no limit is given
 _NULL = {
@@ -105,7 +110,7 @@ class TableCheck:
             column for column in realtime_columns(schema) if column.source.name not in excluded
         )
 
-    def run(self, *, lanes: Sequence[str] = ("bronze", "history", "realtime")) -> TableHops:
+    def run(self, *, lanes: Sequence[str] = LANES) -> TableHops:
         """Count and compare. The table should be quiet: what is on its way is reported as missing.
 
         :param lanes: which lanes to look at.
@@ -346,3 +351,47 @@ def _served(column: RealtimeColumn, value: Any, default: str) -> str | None:
     if value is None or (column.kind == "text" and str(value) == default):
         return None
     return _unless_null(served(column.kind, column.source, value), default)
+
+
+def captured(access: Access, connectors: Sequence[Connector]) -> list[tuple[Stream, TableSchema]]:
+    """The declared tables with their structure in the source.
+
+    :param access: doors to the databases.
+    :param connectors: the declarations.
+    :raises DeclarationError: a table is missing, or does not fit its declaration.
+    """
+    found = []
+    for connector in connectors:
+        with access.source(connector.database.connection, connector.database.name) as conn:
+            conn.row_factory = dict_row
+            schemas = introspect(conn, connector.streams)
+        found += [(stream, schemas[stream.source]) for stream in connector.streams]
+    return found
+
+
+def settle(
+    checks: Sequence[TableCheck],
+    *,
+    lanes: Sequence[str] = LANES,
+    limit: float = 180.0,
+    watch: Callable[[str], None] | None = None,
+) -> list[TableHops]:
+    """Compare until every table agrees, because changes may still be on their way; give up after the limit.
+
+    :param checks: the tables.
+    :param lanes: which lanes to look at.
+    :param limit: seconds; the last comparison is returned whatever it says.
+    :param watch: told the first disagreement each time.
+    """
+    deadline = time.monotonic() + limit
+    results: dict[str, TableHops] = {}
+    pending = list(checks)
+    while True:
+        for check in pending:
+            results[check.stream.source] = check.run(lanes=lanes)
+        pending = [check for check in pending if not results[check.stream.source].equal]
+        if not pending or time.monotonic() > deadline:
+            return [results[check.stream.source] for check in checks]
+        if watch:
+            watch(results[pending[0].stream.source].problems[0])
+        time.sleep(_PAUSE)
