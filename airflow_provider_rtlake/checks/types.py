@@ -39,6 +39,9 @@ def as_text(expression: Expression, type_: str) -> Expression:
         return f"json_format({expression})"
     if kind in _NESTED:
         return f"json_format(CAST({expression} AS json))"
+    if kind.startswith("time") and "stamp" not in kind:
+        # A history keeps a time as text, and six digits after the point only where they are not all zero.
+        return f"replace(CAST({expression} AS varchar), '.000000', '')"
     return f"CAST({expression} AS varchar)"
 
 
@@ -90,3 +93,38 @@ def _change(kinds: set[str]) -> Callable[[Expression, str], Expression] | None:
     if "varchar" in kinds:
         return as_text
     return None
+
+
+def canonical(type_: str, other: str) -> Callable[[Expression], Expression] | None:
+    """How a value becomes a text that equals the other side's text exactly when the values are equal.
+
+    Where both sides are asked in different queries, so that no SQL can compare them. None where nothing
+    can tell.
+
+    :param type_: Trino type of the value.
+    :param other: Trino type of what it is compared with.
+    """
+    kinds = {base(type_), base(other)}
+    change = _change(kinds)
+    if change is None:
+        return None
+    if kinds & {"real", "double"}:
+        return lambda expression: f"CAST(CAST({expression} AS double) AS varchar)"
+    if "decimal" in kinds and kinds <= set(_NUMBERS):
+        scale = max(_scale(type_), _scale(other))
+        return lambda expression: f"CAST(CAST({expression} AS decimal(38, {scale})) AS varchar)"
+    if kinds == {"timestamp"}:
+        return lambda expression: f"CAST(CAST({expression} AS timestamp(6)) AS varchar)"
+    if "timestamp with time zone" in kinds and kinds <= {"timestamp", "timestamp with time zone"}:
+        return lambda expression: f"CAST({_utc(expression, type_)} AS varchar)"
+    return lambda expression: as_text(change(expression, type_), _changed_type(kinds, type_))
+
+
+def _changed_type(kinds: set[str], type_: str) -> str:
+    """The type of what :func:`_change` makes."""
+    return type_ if len(kinds) == 1 and "char" not in kinds and "json" not in kinds else "varchar"
+
+
+def _scale(type_: str) -> int:
+    match = re.fullmatch(r"decimal\(\d+,\s*(\d+)\)", type_)
+    return int(match.group(1)) if match else 0

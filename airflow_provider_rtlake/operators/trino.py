@@ -6,44 +6,43 @@ when the task is killed is cancelled. An empty table never passes unless that is
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
-from contextlib import closing
 from datetime import timedelta
-from functools import cached_property
 from typing import Any
 
-from airflow.providers.common.compat.sdk import BaseOperator, Context
-from airflow.providers.trino.hooks.trino import TrinoHook
-from trino.exceptions import Error as TrinoError
-from trino.exceptions import TrinoUserError
+from airflow.providers.common.compat.sdk import Context
 
 from airflow_provider_rtlake.checks.names import TableName, quoted
 from airflow_provider_rtlake.checks.reconcile import Comparison, Side, count_sql, reconcile
 from airflow_provider_rtlake.checks.scd2 import COLUMNS, PROVENANCE, Verdict, invariants_sql
-from airflow_provider_rtlake.exceptions import CheckFailed, RequestRefused, ServiceUnavailable, UserError
+from airflow_provider_rtlake.checks.source import (
+    KEY,
+    Instant,
+    Pair,
+    differences,
+    history_sql,
+    key_columns,
+    pair,
+    position_sql,
+    source_sql,
+)
+from airflow_provider_rtlake.exceptions import CheckFailed
 from airflow_provider_rtlake.operators.errors import no_retry_of_terminal_errors
+from airflow_provider_rtlake.operators.trino_base import TrinoOperator
 
 
-class _TrinoCheckOperator(BaseOperator):
-    """What all checks share: one query at a time, cancelled on kill.
+class _TrinoCheckOperator(TrinoOperator):
+    """What all checks share.
 
-    :param trino_conn_id: connection id (templated).
     :param samples: at most so many keys of each kind are shown.
     """
 
-    template_fields: Sequence[str] = ("trino_conn_id",)
     ui_color = "#dfe3f5"
 
-    def __init__(self, *, trino_conn_id: str = "rtlake_trino", samples: int = 10, **kwargs: Any) -> None:
+    def __init__(self, *, samples: int = 10, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.trino_conn_id = trino_conn_id
         self.samples = samples
-        self._cursor: Any = None
-
-    @cached_property
-    def hook(self) -> TrinoHook:
-        """The official hook."""
-        return TrinoHook(trino_conn_id=self.trino_conn_id)  # type: ignore[no-untyped-call]
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Check; the result goes to XCom.
@@ -65,43 +64,6 @@ class _TrinoCheckOperator(BaseOperator):
         :raises CheckFailed: something is wrong.
         """
         raise NotImplementedError
-
-    def on_kill(self) -> None:
-        """Cancel the running query."""
-        if self._cursor is not None:
-            self.log.info("cancelling query %s", self._cursor.query_id)
-            self._cursor.cancel()
-
-    def query(self, sql: str) -> list[list[Any]]:
-        """Rows of a query.
-
-        :param sql: one statement.
-        :raises RequestRefused: Trino finds fault with the statement or with what it names.
-        :raises ServiceUnavailable: anything else kept Trino from answering.
-        """
-        self.log.info("%s", sql)
-        with closing(self.hook.get_conn()) as connection:
-            self._cursor = connection.cursor()
-            try:
-                self._cursor.execute(sql)
-                return [list(row) for row in self._cursor.fetchall()]
-            except TrinoUserError as error:
-                raise RequestRefused("Trino", f"{error.error_name}: {error.message}\n{sql}") from error
-            except (TrinoError, OSError) as error:
-                raise ServiceUnavailable("Trino", str(error)) from error
-            finally:
-                self._cursor = None
-
-    def columns(self, table: TableName) -> dict[str, str]:
-        """Column → type of a table.
-
-        :param table: which.
-        :raises UserError: Trino shows no such table.
-        """
-        found = {str(name): str(type_) for name, type_ in self.query(table.columns_sql())}
-        if not found:
-            raise UserError(f"Trino shows no table {table}; is it made, and does the catalog name it so?")
-        return found
 
 
 class TrinoReconcileCheckOperator(_TrinoCheckOperator):
@@ -330,3 +292,149 @@ class TrinoScd2InvariantsCheckOperator(_TrinoCheckOperator):
         if not verdict.versions and not self.allow_empty:
             raise CheckFailed(f"{table} is empty; allow_empty=True accepts that where it is meant")
         return {"versions": verdict.versions, "keys": verdict.keys, "broken": {}}
+
+
+class TrinoScd2SourceCheckOperator(_TrinoCheckOperator):
+    """A history's current state equals its source at one position of the log, also while the source changes.
+
+    The source's rows, with the snapshot that they are of, are read in one statement. Then the state that
+    the history
+    had in that snapshot is compared; where it differs and the merges have not got so far yet, the next one
+    is awaited.
+
+    :param history: ``catalog.schema.table`` (templated).
+    :param checkpoint: the history's table of positions, likewise (templated).
+    :param schema: the source table's schema as PostgreSQL spells it (templated).
+    :param table: the source table as PostgreSQL spells it (templated).
+    :param source_catalog: Trino's name of the source database (templated).
+    :param exclude: columns that the declaration leaves out (templated).
+    :param timeout: how long to wait for the merges, a ``timedelta`` or seconds.
+    :param poll_seconds: seconds between two looks at the position.
+    :param require_all: fail where a column cannot be compared.
+    :param allow_empty: pass where both are empty.
+    :param samples: at most so many keys of each kind are shown.
+    :param trino_conn_id: connection id (templated).
+    :return: ``rows``, ``snapshot``, ``lsn``, ``position``, ``compared``, ``not_compared``, ``equal``.
+    """
+
+    template_fields = (
+        "trino_conn_id",
+        "history",
+        "checkpoint",
+        "schema",
+        "table",
+        "source_catalog",
+        "exclude",
+    )
+
+    def __init__(
+        self,
+        *,
+        history: str,
+        checkpoint: str,
+        schema: str,
+        table: str,
+        source_catalog: str = "postgresql",
+        exclude: Sequence[str] = (),
+        timeout: timedelta | float = timedelta(minutes=15),
+        poll_seconds: float = 5.0,
+        require_all: bool = False,
+        allow_empty: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.history = history
+        self.checkpoint = checkpoint
+        self.schema = schema
+        self.table = table
+        self.source_catalog = source_catalog
+        self.exclude = exclude
+        self.timeout = timeout
+        self.poll_seconds = poll_seconds
+        self.require_all = require_all
+        self.allow_empty = allow_empty
+
+    def check(self) -> dict[str, Any]:
+        """Compare, and wait for the merges where need be.
+
+        :raises CheckFailed: they differ, or the merges did not get there in time, or both are empty.
+        """
+        history = TableName.parse(self.history)
+        columns = self._pair(history)
+        if columns is None:
+            return self._nothing(history)
+        source, instant, snapshot = self._source(columns)
+        lines, position = self._settle(history, columns, source, instant)
+        if lines:
+            reached = "" if instant.passed(position) else f", and the merges only got to {position}"
+            raise CheckFailed(
+                f"{history} and {self.schema}.{self.table} are not equal at log position {instant.lsn}"
+                f"{reached}:\n" + "\n".join(lines)
+            )
+        if not source:
+            return self._nothing(history)
+        return {
+            "rows": len(source),
+            "snapshot": snapshot,
+            "lsn": instant.lsn,
+            "position": position,
+            "compared": sorted(columns.source),
+            "not_compared": columns.not_compared,
+            "equal": True,
+        }
+
+    def _nothing(self, history: TableName) -> dict[str, Any]:
+        if not self.allow_empty:
+            raise CheckFailed(
+                f"{history} and {self.schema}.{self.table} are both empty; allow_empty=True accepts that"
+            )
+        return {"rows": 0, "equal": True}
+
+    def _pair(self, history: TableName) -> Pair | None:
+        """What can be compared; None where both sides are empty."""
+        sample = self.query(f"SELECT {KEY} FROM {history.sql} LIMIT 1")  # noqa: S608
+        place = TableName(self.source_catalog, self.schema, self.table)
+        source = self.columns(place)
+        if not sample:
+            rows = self.query(f"SELECT count(*) FROM {place.sql}")[0][0]  # noqa: S608
+            if rows:
+                raise CheckFailed(f"{history} is empty, {place} has {rows} rows")
+            return None
+        types = self.columns(history)
+        own = [name for name in types if name in COLUMNS or name.startswith(PROVENANCE)]
+        left_out = {name.lower() for name in self.exclude}
+        keys = [name.lower() for name in key_columns(str(sample[0][0]))]
+        columns = pair(types, {k: v for k, v in source.items() if k not in left_out}, keys, own)
+        if columns.not_compared:
+            text = "; ".join(f"{name}: {why}" for name, why in columns.not_compared.items())
+            if self.require_all:
+                raise CheckFailed(f"{history} and {place} cannot be compared in full: {text}")
+            self.log.warning("columns not compared: %s", text)
+        return columns
+
+    def _source(self, columns: Pair) -> tuple[dict[str, str], Instant, str]:
+        rows = self.query(source_sql(self.source_catalog, self.schema, self.table, columns))
+        snapshot, lsn = str(rows[0][1]), int(rows[0][2])
+        found = {str(key): str(value) for present, _, _, key, value in rows if present}
+        return found, Instant.parse(snapshot, lsn), snapshot
+
+    def _settle(
+        self, history: TableName, columns: Pair, source: dict[str, str], instant: Instant
+    ) -> tuple[list[str], str]:
+        """Compare after each merge until equal, or the history is past the snapshot, or time is up."""
+        limit = self.timeout.total_seconds() if isinstance(self.timeout, timedelta) else float(self.timeout)
+        deadline = time.monotonic() + limit
+        lines, position, seen = ["nothing is merged yet"], "", None
+        while True:
+            newest = self.query(position_sql(TableName.parse(self.checkpoint)))
+            if newest and newest[0] != seen:
+                seen = newest[0]
+                position = str(seen[0])
+                current = self.query(history_sql(history, columns, instant))
+                lines = differences({str(key): str(value) for key, value in current}, source, self.samples)
+                if not lines or instant.passed(position):
+                    return lines, position
+                self.log.info("not equal yet at %s: %s", position, "; ".join(lines))
+            if time.monotonic() >= deadline:
+                return lines, position
+            time.sleep(self.poll_seconds)

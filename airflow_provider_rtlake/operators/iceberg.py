@@ -1,0 +1,178 @@
+"""Upkeep of Iceberg tables on Nessie: small files become large ones, what nobody can see any more is deleted.
+
+It works through Trino, so no JVM has to start. Nothing is deleted while another branch or tag can see the
+table, nor a
+snapshot that a stored position still reads from. A merge that runs at the same time is safe without a
+lock: Nessie
+refuses whichever of the two comes second, and it starts over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+from airflow.providers.common.compat.sdk import Context
+
+from airflow_provider_rtlake.checks.names import TableName
+from airflow_provider_rtlake.exceptions import NotFound, UserError
+from airflow_provider_rtlake.hooks.nessie import NessieHook
+from airflow_provider_rtlake.maintenance import plan
+from airflow_provider_rtlake.operators.errors import no_retry_of_terminal_errors
+from airflow_provider_rtlake.operators.trino_base import TrinoOperator
+
+
+class IcebergMaintainTableOperator(TrinoOperator):
+    """Compact a table, and delete old snapshots and orphaned files where no other reference can see them.
+
+    :param table: ``namespace.name`` on the branch that readers look at (templated).
+    :param catalog: Trino's name of the lakehouse.
+    :param actions: any of ``compact``, ``manifests``, ``expire``, ``orphans``, in this order.
+    :param keep: snapshots and files younger than this stay. Files being written are younger: keep it above
+        the longest write.
+    :param small_file_mb: data files below this many MB are put together.
+    :param min_small_files: from so many small or delete files on it is worth it.
+    :param needed_by: table of positions (``namespace.name``) → its column that names a snapshot of this
+        table: that
+        snapshot and all later ones stay.
+    :param merge_of: a history whose merges write this table: while one of its branches is open, nothing is
+        done.
+    :param trino_conn_id: connection id (templated).
+    :param nessie_conn_id: connection id (templated).
+    :param dry_run: only say what would be done.
+    :return: ``before`` and ``after`` (numbers of files and snapshots), ``done``, ``skipped`` with reasons,
+        ``changed``.
+    """
+
+    template_fields = ("trino_conn_id", "nessie_conn_id", "table", "catalog")
+    ui_color = "#e9e4d4"
+
+    def __init__(
+        self,
+        *,
+        table: str,
+        catalog: str = "nessie",
+        actions: Sequence[str] = plan.ACTIONS,
+        keep: timedelta = timedelta(days=7),
+        small_file_mb: int = 64,
+        min_small_files: int = 16,
+        needed_by: Mapping[str, str] | None = None,
+        merge_of: str | None = None,
+        nessie_conn_id: str = NessieHook.default_conn_name,
+        dry_run: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.table = table
+        self.catalog = catalog
+        self.actions = actions
+        self.keep = keep
+        self.small_file_mb = small_file_mb
+        self.min_small_files = min_small_files
+        self.needed_by = needed_by
+        self.merge_of = merge_of
+        self.nessie_conn_id = nessie_conn_id
+        self.dry_run_only = dry_run
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Do what may be done; the result goes to XCom.
+
+        :param context: the task's context.
+        """
+        with no_retry_of_terminal_errors():
+            return self.maintain(NessieHook(self.nessie_conn_id))
+
+    def maintain(self, nessie: NessieHook) -> dict[str, Any]:
+        """Do what may be done.
+
+        :param nessie: hook of the catalog behind the tables.
+        """
+        unknown = [action for action in self.actions if action not in plan.ACTIONS]
+        if unknown:
+            raise UserError(f"no such action: {', '.join(unknown)}; there are {', '.join(plan.ACTIONS)}")
+        table = self._trino_name(self.table)
+        if nessie.client.content(tuple(self.table.split(".")), nessie.branch) is None:
+            return {"done": [], "skipped": {"all": f"there is no table {self.table} yet"}, "changed": False}
+        before = self._census(table)
+        done: list[str] = []
+        skipped: dict[str, str] = {}
+        for action in (name for name in plan.ACTIONS if name in self.actions):
+            reason = self._reason_against(action, nessie, before)
+            if reason:
+                self.log.info("%s of %s: not done: %s", action, self.table, reason)
+                skipped[action] = reason
+            else:
+                self._do(action, table)
+                done.append(action)
+        after = self._census(table) if done and not self.dry_run_only else before
+        return {
+            "before": before,
+            "after": after,
+            "done": done,
+            "skipped": skipped,
+            "changed": after != before,
+        }
+
+    def _reason_against(self, action: str, nessie: NessieHook, census: Mapping[str, int]) -> str:
+        """Why an action is not done; nothing where it is."""
+        branches = [reference.name for reference in nessie.client.references()]
+        merging = plan.merges_in_flight(branches, self.merge_of)
+        if merging:
+            return f"a merge is not published yet: {', '.join(merging)}"
+        if action not in plan.DELETING:
+            work = census["small_files"] + census["delete_files"]
+            if action == "compact" and work < self.min_small_files:
+                return f"only {work} small or delete files"
+            return ""
+        key = tuple(self.table.split("."))
+        others = [name for name in branches if name != nessie.branch]
+        seeing = plan.witnesses({name: nessie.client.content(key, name) for name in others})
+        if seeing:
+            return f"other references can see its files: {', '.join(seeing)}; delete those of no use"
+        return ""
+
+    def _do(self, action: str, table: TableName) -> None:
+        keep = self.keep
+        if action == "expire":
+            needed = {
+                name: self._needed(name, column, table) for name, column in (self.needed_by or {}).items()
+            }
+            kept = plan.retention(self.keep, datetime.now(timezone.utc), needed)
+            keep = kept.keep
+            if kept.because:
+                self.log.warning("keeping more of %s than %s: %s", self.table, self.keep, kept.because)
+        sql = plan.action_sql(action, table, keep=keep, small_file_mb=self.small_file_mb)
+        if self.dry_run_only:
+            self.log.info("would run: %s", sql)
+        elif action in plan.DELETING:
+            with self._deletion_allowed(table):
+                self.query(sql)
+        else:
+            self.query(sql)
+
+    @contextmanager
+    def _deletion_allowed(self, table: TableName) -> Iterator[None]:
+        """Iceberg refuses to delete files of a table on Nessie; it is allowed for this one statement."""
+        self.query(plan.allow_deletion_sql(table, True))
+        try:
+            yield
+        finally:
+            self.query(plan.allow_deletion_sql(table, False))
+
+    def _needed(self, checkpoint: str, column: str, table: TableName) -> datetime | None:
+        try:
+            rows = self.query(plan.needed_snapshot_sql(self._trino_name(checkpoint), column, table))
+        except NotFound:
+            return None  # nothing has been merged yet
+        return rows[0][0] if rows else None
+
+    def _census(self, table: TableName) -> dict[str, int]:
+        row = self.query(plan.census_sql(table, self.small_file_mb))[0]
+        names = ("data_files", "small_files", "delete_files", "snapshots")
+        return dict(zip(names, (int(value) for value in row), strict=True))
+
+    def _trino_name(self, table: str) -> TableName:
+        namespace, _, name = table.rpartition(".")
+        return TableName(self.catalog, namespace, name)
