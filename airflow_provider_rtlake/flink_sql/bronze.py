@@ -19,30 +19,53 @@ _SOURCE_COLUMNS = """`message_key` STRING,
 
 # JsonConverter writes {"schema":{…},"payload":{…}}. The first },"payload": ends the schema: inside a JSON string its
 # quotes would be escaped. So both texts are cut out as they are; parsing and writing them again would alter numbers.
-_SPLIT = """SELECT *,
-  SUBSTRING(`value` FROM 11 FOR POSITION('},"payload":' IN `value`) - 10) AS `value_schema`,
-  SUBSTRING(`value` FROM POSITION('},"payload":' IN `value`) + 12
-    FOR CHAR_LENGTH(`value`) - POSITION('},"payload":' IN `value`) - 12) AS `payload`"""
+#
+# UNNEST of a one-row array is a barrier: without it the planner copies each expression to every place that uses its
+# result, and a message would be searched and parsed some forty times. (SPLIT_INDEX and SUBSTRING because POSITION and
+# regular expressions cost ten times as much on texts of this size.)
+_CUT = """SELECT * FROM `topic`
+CROSS JOIN UNNEST(ARRAY[ROW(SPLIT_INDEX(`value`, '},"payload":', 0), CHAR_LENGTH(`value`))]) AS `cut` (`head`, `size`)
+WHERE `value` IS NOT NULL"""  # tombstones carry nothing
+_SPLIT = """SELECT * FROM `cut`
+CROSS JOIN UNNEST(ARRAY[CASE
+  WHEN CHAR_LENGTH(`head`) < `size` AND `value` LIKE '{"schema":{%' AND `value` LIKE '%}}' THEN ROW(
+    SUBSTRING(`head` FROM 11) || '}',
+    SUBSTRING(`value` FROM CHAR_LENGTH(`head`) + 13 FOR `size` - CHAR_LENGTH(`head`) - 13))
+  ELSE ROW(CAST(NULL AS STRING), CAST(NULL AS STRING))
+END]) AS `envelope` (`value_schema`, `payload`)"""
 
-_NOT_AN_ENVELOPE = """`value` NOT LIKE '{"schema":{%},"payload":{%}}' THEN
+_NOT_AN_ENVELOPE = """`payload` IS NULL THEN
       CASE WHEN `value` IS JSON OBJECT THEN 'no schema and payload' ELSE 'not JSON' END
-    WHEN JSON_VALUE(`value_schema`, '$.type') IS NULL THEN 'schema is not a JSON schema'"""
+    WHEN `schema_type` IS NULL THEN 'schema is not a JSON schema'"""
 
-_REASON = f"""CASE
+_CHANGE_FIELDS = {
+    "schema_type": "JSON_VALUE(`value_schema`, '$.type')",
+    "op": "JSON_VALUE(`payload`, '$.op')",
+    "lsn": "JSON_VALUE(`payload`, '$.source.lsn')",
+    # Debezium's envelope has a fixed order of fields; asking JSON_QUERY for a null costs an exception each time
+    "no_before": "`payload` LIKE '{\"before\":null,%'",
+    "no_after": '`payload` LIKE \'%,"after":null,"source":{%\'',
+}
+_CHANGE_REASON = f"""CASE
     WHEN {_NOT_AN_ENVELOPE}
-    WHEN JSON_VALUE(`payload`, '$.op') IS NULL THEN
-      CASE WHEN `payload` IS JSON OBJECT THEN 'no op' ELSE 'payload is not JSON' END
-    WHEN JSON_VALUE(`payload`, '$.op') NOT IN ('r', 'c', 'u', 'd', 't') THEN 'unknown op'
-    WHEN JSON_VALUE(`payload`, '$.source.lsn') IS NULL THEN 'no source.lsn'
-    WHEN JSON_VALUE(`payload`, '$.op') IN ('r', 'c', 'u') AND JSON_QUERY(`payload`, '$.after') IS NULL THEN 'no after'
-    WHEN JSON_VALUE(`payload`, '$.op') = 'd' AND JSON_QUERY(`payload`, '$.before') IS NULL THEN 'no before'
+    WHEN `op` IS NULL THEN CASE WHEN `payload` IS JSON OBJECT THEN 'no op' ELSE 'payload is not JSON' END
+    WHEN `op` NOT IN ('r', 'c', 'u', 'd', 't') THEN 'unknown op'
+    WHEN `lsn` IS NULL THEN 'no source.lsn'
+    WHEN `op` IN ('r', 'c', 'u') AND `no_after` THEN 'no after'
+    WHEN `op` = 'd' AND `no_before` THEN 'no before'
   END"""
 
+_TRANSACTION_FIELDS = {
+    "schema_type": "JSON_VALUE(`value_schema`, '$.type')",
+    "tx_id": "JSON_VALUE(`payload`, '$.id')",
+    "status": "JSON_VALUE(`payload`, '$.status')",
+    "event_count": "JSON_VALUE(`payload`, '$.event_count')",
+}
 _TRANSACTION_REASON = f"""CASE
     WHEN {_NOT_AN_ENVELOPE}
-    WHEN JSON_VALUE(`payload`, '$.id') IS NULL THEN
+    WHEN `tx_id` IS NULL THEN
       CASE WHEN `payload` IS JSON OBJECT THEN 'no transaction id' ELSE 'payload is not JSON' END
-    WHEN COALESCE(JSON_VALUE(`payload`, '$.status'), '') NOT IN ('BEGIN', 'END') THEN 'unknown status'
+    WHEN `status` IS NULL OR `status` NOT IN ('BEGIN', 'END') THEN 'unknown status'
   END"""
 
 _COLUMNS = {
@@ -97,7 +120,7 @@ def bronze_job(stream: Stream, settings: LaneSettings) -> RenderedJob:
     bronze = table(stream.bronze_table, CATALOG)
     columns = f"""{literal(stream.topic)}, `topic_partition`, `topic_offset`, CAST(`kafka_ts` AS TIMESTAMP_LTZ(6)),
   `message_key`, CAST(`message_headers` AS MAP<STRING, STRING>),
-  JSON_VALUE(`payload`, '$.op'), `value_schema`, `payload`, {_DAY}"""
+  `op`, `value_schema`, `payload`, {_DAY}"""
     good = f"SELECT {columns}\nFROM `judged` WHERE `reason` IS NULL"
     inserts = [f"INSERT INTO {bronze}\n{good}"]
     extra: list[str] = []
@@ -110,7 +133,8 @@ def bronze_job(stream: Stream, settings: LaneSettings) -> RenderedJob:
         dead_letters=stream.dead_letter_topic,
         tables=[_iceberg_ddl(stream.bronze_table, _COLUMNS), *extra],
         namespace=stream.bronze_table.split(".", 1)[0],
-        reason=_REASON,
+        fields=_CHANGE_FIELDS,
+        reason=_CHANGE_REASON,
         inserts=inserts,
         settings=settings,
     )
@@ -125,8 +149,7 @@ def transactions_job(connector: Connector, settings: LaneSettings) -> RenderedJo
     stream = connector.streams[0]
     name = stream.bronze_transactions
     good = f"""SELECT `topic_partition`, `topic_offset`, CAST(`kafka_ts` AS TIMESTAMP_LTZ(6)),
-  JSON_VALUE(`payload`, '$.id'), JSON_VALUE(`payload`, '$.status'),
-  CAST(JSON_VALUE(`payload`, '$.event_count') AS BIGINT), JSON_QUERY(`payload`, '$.data_collections'), `payload`, {_DAY}
+  `tx_id`, `status`, TRY_CAST(`event_count` AS BIGINT), CASE WHEN `status` = 'END' THEN JSON_QUERY(`payload`, '$.data_collections') END, `payload`, {_DAY}
 FROM `judged` WHERE `reason` IS NULL"""
     return _job(
         name=f"bronze.{connector.transaction_topic}",
@@ -134,6 +157,7 @@ FROM `judged` WHERE `reason` IS NULL"""
         dead_letters=stream.dead_letter_topic,
         tables=[_iceberg_ddl(name, _TRANSACTION_COLUMNS)],
         namespace=name.split(".", 1)[0],
+        fields=_TRANSACTION_FIELDS,
         reason=_TRANSACTION_REASON,
         inserts=[f"INSERT INTO {table(name, CATALOG)}\n{good}"],
         settings=settings,
@@ -147,6 +171,7 @@ def _job(
     dead_letters: str,
     tables: list[str],
     namespace: str,
+    fields: dict[str, str],
     reason: str,
     inserts: list[str],
     settings: LaneSettings,
@@ -158,6 +183,7 @@ SELECT {literal(topic)} || ':' || CAST(`topic_partition` AS STRING) || ':' || CA
   CAST(`message_headers` AS MAP<STRING, STRING>)
 FROM `judged` WHERE `reason` IS NOT NULL"""
     body = ";\n".join([*inserts, bad])
+    parsed = ",\n  ".join(fields.values())
     return RenderedJob(
         name=name,
         setup=(
@@ -180,8 +206,11 @@ FROM `judged` WHERE `reason` IS NOT NULL"""
             },
         ),
         views=(
-            f"CREATE TEMPORARY VIEW `split` AS\n{_SPLIT}\nFROM {SOURCE} WHERE `value` IS NOT NULL",  # no tombstones
-            f"CREATE TEMPORARY VIEW `judged` AS\nSELECT *,\n  {reason} AS `reason`\nFROM `split`",
+            f"CREATE TEMPORARY VIEW `cut` AS\n{_CUT}",
+            f"CREATE TEMPORARY VIEW `split` AS\n{_SPLIT}",
+            f"CREATE TEMPORARY VIEW `parsed` AS\nSELECT * FROM `split`\nCROSS JOIN UNNEST(ARRAY[ROW(\n  {parsed}\n)])"
+            f" AS `fields` ({', '.join(f'`{name}`' for name in fields)})",
+            f"CREATE TEMPORARY VIEW `judged` AS\nSELECT *,\n  {reason} AS `reason`\nFROM `parsed`",
         ),
         insert=f"EXECUTE STATEMENT SET BEGIN\n{body};\nEND",
         properties=settings.streaming_properties(settings.bronze_interval_ms, "EXACTLY_ONCE"),
