@@ -106,6 +106,7 @@ def _noted(conn: psycopg.Connection[Any], name: str, fingerprint: str) -> bool:
 
 def _note(conn: psycopg.Connection[Any], name: str, fingerprint: str, amount: int) -> None:
     conn.execute(
-        "INSERT INTO rtlake_demo.inputs (name, fingerprint, amount) VALUES (%s, %s, %s) ON CONFLICT DO NOTHING",
+        "INSERT INTO rtlake_demo.inputs (name, fingerprint, amount) VALUES (%s, %s, %s)"
+        " ON CONFLICT DO NOTHING",
         [name, fingerprint, amount],
     )
