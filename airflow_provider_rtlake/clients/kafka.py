@@ -1,130 +1,309 @@
-"""Kafka topics: describe, create, grow, configure, delete. No Airflow."""
+"""Topics of a Kafka cluster."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException
-from confluent_kafka.admin import (  # type: ignore[attr-defined]
+from confluent_kafka import (
+    Consumer,
+    ConsumerGroupTopicPartitions,
+    KafkaError,
+    KafkaException,
+    Producer,
+    TopicPartition,
+)
+from confluent_kafka.admin import (  # type: ignore[attr-defined]  # its stubs export but the client
     AdminClient,
     AlterConfigOpType,
     ConfigEntry,
     ConfigResource,
-    ConfigSource,
     NewPartitions,
     NewTopic,
     ResourceType,
 )
 
-from airflow_provider_rtlake.exceptions import RequestRefused, ServiceError, ServiceUnavailable
-from airflow_provider_rtlake.pinot_config.render import Topic
+from airflow_provider_rtlake.exceptions import RequestRefused, ServiceUnavailable
 
-_SERVICE = "Kafka"
+SERVICE = "Kafka"
 
 
-class KafkaTopics:
-    """Topics of one Kafka cluster.
+@dataclass(frozen=True)
+class Topic:
+    """A topic as it should be.
 
-    :param bootstrap_servers: ``host:port``, comma-separated.
-    :param config: further settings of the client, such as those of a login.
+    :param name: its name.
+    :param partitions: how many.
+    :param config: its settings, such as ``cleanup.policy`` and ``retention.ms`` (milliseconds).
+    """
+
+    name: str
+    partitions: int = 1
+    config: Mapping[str, str] = field(default_factory=dict)
+
+
+class KafkaClient:
+    """Administration of topics, idempotent.
+
+    :param config: librdkafka's settings, at least ``bootstrap.servers``.
     :param timeout: seconds for one request.
     """
 
-    def __init__(
-        self, bootstrap_servers: str, config: Mapping[str, Any] | None = None, *, timeout: float = 30.0
-    ) -> None:
-        self.bootstrap_servers = bootstrap_servers
+    def __init__(self, config: Mapping[str, Any], *, timeout: float = 30.0) -> None:
+        self.config = dict(config)
         self.timeout = timeout
-        settings = {"socket.timeout.ms": int(timeout * 1000), **(config or {})}
-        self._admin = AdminClient({**settings, "bootstrap.servers": bootstrap_servers, "log_level": 2})
+        self._admin = AdminClient(dict(self.config))
 
-    def describe(self, name: str) -> Topic | None:
-        """A topic with the settings that were made on it; None where there is none.
+    @property
+    def bootstrap_servers(self) -> str:
+        """The brokers."""
+        return str(self.config["bootstrap.servers"])
 
-        :param name: topic.
-        :raises ServiceUnavailable: no broker answers.
+    def topics(self) -> dict[str, int]:
+        """Every topic with its number of partitions."""
+        with self._explained("listing topics"):
+            metadata = self._admin.list_topics(timeout=self.timeout)
+        return {name: len(topic.partitions) for name, topic in metadata.topics.items()}
+
+    def topic_config(self, name: str) -> dict[str, str]:
+        """A topic's settings, incl. the broker's defaults.
+
+        :param name: of the topic.
         """
+        resource = ConfigResource(ResourceType.TOPIC, name)
+        with self._explained(f"reading the settings of topic {name}"):
+            entries = self._result(self._admin.describe_configs([resource]))[resource]
+        return {key: str(entry.value) for key, entry in entries.items()}
+
+    def plan(self, topics: Iterable[Topic]) -> list[str]:
+        """What :meth:`ensure` would change, in words.
+
+        :param topics: as they should be.
+        """
+        present = self.topics()
+        return [what for topic in topics for what in self._differences(topic, present)]
+
+    def _differences(self, topic: Topic, present: Mapping[str, int]) -> Iterator[str]:
+        if topic.name not in present:
+            settings = ", ".join(f"{key}={value}" for key, value in sorted(topic.config.items()))
+            yield f"topic {topic.name} made with {topic.partitions} partitions" + (
+                f" ({settings})" if settings else ""
+            )
+            return
+        if present[topic.name] < topic.partitions:
+            yield f"topic {topic.name}: {present[topic.name]} → {topic.partitions} partitions"
+        for key, value in self._wrong_settings(topic).items():
+            yield f"topic {topic.name}: {key} = {value}"
+
+    def _wrong_settings(self, topic: Topic) -> dict[str, str]:
+        if not topic.config:
+            return {}
+        now = self.topic_config(topic.name)
+        return {key: value for key, value in topic.config.items() if now.get(key) != value}
+
+    def ensure(self, topics: Iterable[Topic]) -> list[str]:
+        """Make topics, add partitions, correct settings. Partitions are never taken away.
+
+        :param topics: as they should be.
+        :return: what was changed, in words.
+        """
+        wanted = list(topics)
+        present = self.topics()
+        changes = []
+        for topic in wanted:
+            differences = list(self._differences(topic, present))
+            if not differences:
+                continue
+            changes += differences
+            if topic.name not in present:
+                self._create(topic)
+                continue
+            if present[topic.name] < topic.partitions:
+                self._add_partitions(topic)
+            self._correct(topic)
+        return changes
+
+    def _create(self, topic: Topic) -> None:
+        new = NewTopic(
+            topic.name, num_partitions=topic.partitions, replication_factor=-1, config=dict(topic.config)
+        )
         try:
-            found = self._admin.list_topics(timeout=self.timeout).topics.get(name)
-        except KafkaException as error:
-            raise self._error(error, "list topics") from error
-        if found is None or found.error is not None or not found.partitions:
-            return None
-        copies = len(next(iter(found.partitions.values())).replicas)
-        return Topic(name, len(found.partitions), copies, self._config(name))
+            with self._explained(f"making topic {topic.name}"):
+                self._result(self._admin.create_topics([new], operation_timeout=self.timeout))
+        except RequestRefused as error:
+            cause = error.__cause__
+            if not (isinstance(cause, KafkaException) and _code(cause) == KafkaError.TOPIC_ALREADY_EXISTS):
+                raise
 
-    def create(self, topic: Topic) -> None:
-        """Create a topic; one that is there already stays as it is.
+    def _add_partitions(self, topic: Topic) -> None:
+        with self._explained(f"adding partitions to topic {topic.name}"):
+            self._result(self._admin.create_partitions([NewPartitions(topic.name, topic.partitions)]))
 
-        :param topic: name, partitions, copies and settings.
-        :raises RequestRefused: with the broker's reason.
-        """
-        new = NewTopic(topic.name, topic.partitions, topic.replication_factor, config=topic.config)
-        future = self._admin.create_topics([new], operation_timeout=self.timeout)[topic.name]
-        self._finish(future, f"create topic {topic.name}", KafkaError.TOPIC_ALREADY_EXISTS)
-
-    def grow(self, name: str, partitions: int) -> None:
-        """Give a topic more partitions.
-
-        :param name: topic.
-        :param partitions: how many there shall be.
-        """
-        future = self._admin.create_partitions([NewPartitions(name, partitions)])[name]
-        self._finish(future, f"grow topic {name}")
-
-    def configure(self, name: str, config: dict[str, str]) -> None:
-        """Set some of a topic's settings, the others stay.
-
-        :param name: topic.
-        :param config: settings as Kafka spells them.
-        """
+    def _correct(self, topic: Topic) -> None:
+        wrong = self._wrong_settings(topic)
+        if not wrong:
+            return
         entries = [
             ConfigEntry(key, value, incremental_operation=AlterConfigOpType.SET)
-            for key, value in config.items()
+            for key, value in wrong.items()
         ]
-        resource = ConfigResource(ResourceType.TOPIC, name, incremental_configs=entries)
-        self._finish(self._admin.incremental_alter_configs([resource])[resource], f"configure topic {name}")
+        resource = ConfigResource(ResourceType.TOPIC, topic.name, incremental_configs=entries)
+        with self._explained(f"changing the settings of topic {topic.name}"):
+            self._result(self._admin.incremental_alter_configs([resource]))
 
-    def delete(self, name: str) -> bool:
-        """Delete a topic; True if it was there.
+    def delete(self, names: Iterable[str]) -> list[str]:
+        """Delete topics; those that are not there count as deleted.
 
-        :param name: topic.
+        :param names: of the topics.
+        :return: those that were there.
         """
-        future = self._admin.delete_topics([name], operation_timeout=self.timeout)[name]
-        return self._finish(future, f"delete topic {name}", KafkaError.UNKNOWN_TOPIC_OR_PART)
+        present = sorted(set(names).intersection(self.topics()))
+        if present:
+            with self._explained(f"deleting topics {', '.join(present)}"):
+                self._result(self._admin.delete_topics(present, operation_timeout=self.timeout))
+        return present
 
-    def _config(self, name: str) -> dict[str, str]:
-        resource = ConfigResource(ResourceType.TOPIC, name)
-        try:
-            entries = self._admin.describe_configs([resource])[resource].result(self.timeout)
-        except KafkaException as error:
-            raise self._error(error, f"describe topic {name}") from error
-        source = ConfigSource.DYNAMIC_TOPIC_CONFIG.value
-        return {key: entry.value for key, entry in entries.items() if _number(entry.source) == source}
+    def delete_group(self, group: str) -> bool:
+        """Delete a consumer group that nobody is a member of, so that its offsets are forgotten.
 
-    def _finish(self, future: Future[Any], what: str, harmless: int | None = None) -> bool:
-        """Wait for an answer; False where it is the harmless refusal."""
+        :param group: its id.
+        :return: whether there was one.
+        """
         try:
-            future.result(self.timeout)
-        except KafkaException as error:
-            if error.args[0].code() == harmless:
+            with self._explained(f"deleting consumer group {group}"):
+                self._result(self._admin.delete_consumer_groups([group]))
+        except RequestRefused as error:
+            cause = error.__cause__
+            if isinstance(cause, KafkaException) and _code(cause) == KafkaError.GROUP_ID_NOT_FOUND:
                 return False
-            raise self._error(error, what) from error
+            raise
         return True
 
-    def _error(self, error: KafkaException, what: str) -> ServiceError:
-        reason: KafkaError = error.args[0]
-        message = f"{what} on {self.bootstrap_servers}: {reason.str()}"
-        if reason.retriable() or reason.code() in (
-            KafkaError._TRANSPORT,
-            KafkaError._ALL_BROKERS_DOWN,
-            KafkaError._TIMED_OUT,
-        ):
-            return ServiceUnavailable(_SERVICE, message)
-        return RequestRefused(_SERVICE, message)
+    def end_offsets(self, topic: str) -> dict[int, tuple[int, int]]:
+        """First and next offset of each partition.
+
+        :param topic: its name.
+        """
+        partitions = self.topics().get(topic, 0)
+        with self._consumer() as consumer, self._explained(f"reading the offsets of topic {topic}"):
+            return {
+                number: consumer.get_watermark_offsets(TopicPartition(topic, number), timeout=self.timeout)
+                for number in range(partitions)
+            }
+
+    def lag(self, group: str) -> dict[str, int]:
+        """Messages that a consumer group has still to read, by topic.
+
+        :param group: its id.
+        """
+        with self._explained(f"reading the offsets of consumer group {group}"):
+            futures = self._admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group)])
+            committed = futures[group].result(timeout=self.timeout).topic_partitions
+        lags: dict[str, int] = {}
+        with self._consumer() as consumer, self._explained(f"reading the lag of consumer group {group}"):
+            for partition in committed:
+                _, end = consumer.get_watermark_offsets(partition, timeout=self.timeout)
+                lags[partition.topic] = lags.get(partition.topic, 0) + max(0, end - max(0, partition.offset))
+        return lags
+
+    def read_all(self, topic: str) -> Iterator[tuple[bytes | None, bytes | None, dict[str, str]]]:
+        """Key, value and headers of every message that a topic holds now.
+
+        :param topic: its name; one that is not there holds nothing.
+        """
+        ends = self.end_offsets(topic)
+        open_partitions = {number: end for number, (start, end) in ends.items() if end > start}
+        if not open_partitions:
+            return
+        with self._consumer() as consumer:
+            starts = [TopicPartition(topic, number, ends[number][0]) for number in open_partitions]
+            consumer.assign(starts)
+            while open_partitions:
+                message = consumer.poll(self.timeout)
+                if message is None:
+                    raise ServiceUnavailable(
+                        SERVICE, f"topic {topic}: no message within {self.timeout:.0f} s"
+                    )
+                error = message.error()
+                number = message.partition() or 0
+                if error is not None:
+                    if error.code() != KafkaError._PARTITION_EOF:
+                        raise ServiceUnavailable(SERVICE, f"reading topic {topic}: {error.str()}")
+                else:
+                    yield message.key(), message.value(), _headers(message.headers())
+                position = consumer.position([TopicPartition(topic, number)])[0].offset
+                if number in open_partitions and position >= open_partitions[number]:
+                    del open_partitions[number]
+
+    def send(
+        self, topic: str, key: bytes, value: bytes | None, *, headers: Mapping[str, str] | None = None
+    ) -> None:
+        """Write one message and wait until the brokers have it.
+
+        :param topic: its name.
+        :param key: the message's key.
+        :param value: the message's value; None is a tombstone.
+        :param headers: the message's headers.
+        """
+        failures: list[KafkaError] = []
+        producer = Producer({**self.config, "acks": "all", "enable.idempotence": True})
+        with self._explained(f"writing to topic {topic}"):
+            producer.produce(
+                topic,
+                key=key,
+                value=value,
+                headers=[(name, text.encode()) for name, text in (headers or {}).items()],
+                on_delivery=lambda error, _: failures.append(error) if error is not None else None,
+            )
+            left = producer.flush(self.timeout)
+        if failures:
+            raise ServiceUnavailable(SERVICE, f"writing to topic {topic}: {failures[0].str()}")
+        if left:
+            raise ServiceUnavailable(
+                SERVICE, f"writing to topic {topic}: no answer within {self.timeout:.0f} s"
+            )
+
+    @contextmanager
+    def _consumer(self) -> Iterator[Consumer]:
+        consumer = Consumer(
+            {
+                **self.config,
+                "group.id": "rtlake-reader",
+                "enable.auto.commit": False,
+                "auto.offset.reset": "earliest",
+                "enable.partition.eof": True,
+            }
+        )
+        try:
+            yield consumer
+        finally:
+            consumer.close()
+
+    def _result(self, futures: Mapping[Any, Future[Any]]) -> dict[Any, Any]:
+        return {key: future.result(timeout=self.timeout) for key, future in futures.items()}
+
+    @contextmanager
+    def _explained(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except KafkaException as error:
+            detail = error.args[0]
+            text = detail.str() if isinstance(detail, KafkaError) else str(error)
+            if isinstance(detail, KafkaError) and (detail.retriable() or detail.code() < 0):
+                raise ServiceUnavailable(SERVICE, f"{what}: {text} ({self.bootstrap_servers})") from error
+            raise RequestRefused(SERVICE, f"{what}: {text}") from error
 
 
-def _number(source: Any) -> int:
-    return int(getattr(source, "value", source))
+def _code(error: KafkaException) -> int:
+    detail = error.args[0]
+    return detail.code() if isinstance(detail, KafkaError) else 0
+
+
+def _headers(headers: Any) -> dict[str, str]:
+    return {
+        name: value.decode(errors="replace") if isinstance(value, bytes) else str(value or "")
+        for name, value in headers or []
+    }

@@ -23,8 +23,8 @@ class SourceAccess:
     :param dbname: database.
     :param user: role that makes publications and sets replica identities: the tables' owner.
     :param password: of that role.
-    :param replication_user: role that Debezium logs in as.
-    :param replication_password: how Kafka Connect finds its password: a reference, ``${directory:<folder>:<file>}``.
+    :param replication_user: role that Debezium logs in as; empty where it was not told.
+    :param replication_password: where Kafka Connect finds its password: ``${directory:<folder>:<file>}``.
     :param sslmode: as libpq spells it.
     """
 
@@ -33,8 +33,8 @@ class SourceAccess:
     dbname: str
     user: str
     password: str = field(repr=False)
-    replication_user: str
-    replication_password: str
+    replication_user: str = ""
+    replication_password: str = ""
     sslmode: str = "prefer"
 
     @classmethod
@@ -58,19 +58,13 @@ class SourceAccess:
         :param password: of that role.
         :param schema: the database, where the extra names none.
         :param extra: the connection's extra.
-        :raises UserError: the extra lacks what Debezium needs.
+        :raises UserError: the extra holds a password in clear text.
         """
-        missing = [key for key in ("replication_user", "replication_password") if not extra.get(key)]
-        if missing:
+        reference = str(extra.get("replication_password") or "")
+        if reference and not (reference.startswith("${") and reference.endswith("}")):
             raise UserError(
-                f"the source's connection lacks {' and '.join(missing)} in its extra; write the role that Debezium logs in"
-                " as, and its password as ${directory:<secrets folder>:<file>}"
-            )
-        reference = str(extra["replication_password"])
-        if not (reference.startswith("${") and reference.endswith("}")):
-            raise UserError(
-                "replication_password of the source's connection must be a reference that Kafka Connect resolves, such as"
-                " ${directory:/folder/of/secrets:debezium}; a password in clear text would show in Connect's answers"
+                "replication_password of the source's connection is a password in clear text, which would show in"
+                " Connect's answers; write a reference that Connect resolves: ${directory:<folder>:<file>}"
             )
         return cls(
             host=host,
@@ -78,10 +72,30 @@ class SourceAccess:
             dbname=str(extra.get("dbname") or schema or "postgres"),
             user=login,
             password=password,
-            replication_user=str(extra["replication_user"]),
+            replication_user=str(extra.get("replication_user") or ""),
             replication_password=reference,
             sslmode=str(extra.get("sslmode") or "prefer"),
         )
+
+    def with_replication(self, connect_extra: Mapping[str, Any]) -> SourceAccess:
+        """With the role of Debezium, where the source's connection does not name it: the Connect connection does.
+
+        Of its extra, ``database_login``, ``secrets_dir`` and ``database_secret`` (a file in that folder) are read.
+
+        :param connect_extra: the extra of the connection to Kafka Connect.
+        :raises UserError: neither names it.
+        """
+        user = self.replication_user or str(connect_extra.get("database_login") or "")
+        folder, name = connect_extra.get("secrets_dir"), connect_extra.get("database_secret")
+        reference = self.replication_password or (
+            f"${{directory:{folder}:{name}}}" if folder and name else ""
+        )
+        if not user or not reference:
+            raise UserError(
+                "no connection names the role that Debezium logs in as; write replication_user and replication_password"
+                " (as ${directory:<folder>:<file>}) into the extra of the source's connection"
+            )
+        return replace(self, replication_user=user, replication_password=reference)
 
     def for_connector(self, connector: Connector) -> SourceAccess:
         """The same server with the database that the declaration names.

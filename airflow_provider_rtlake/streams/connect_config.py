@@ -1,0 +1,206 @@
+"""The complete Debezium configuration of a declared connector."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from airflow_provider_rtlake.streams.model import Connector, Stream
+from airflow_provider_rtlake.streams.schema import TableSchema
+from airflow_provider_rtlake.streams.source import SourceTable
+from airflow_provider_rtlake.streams.source_access import SourceAccess
+
+EPOCH_HEADER = "rtlake.epoch"
+PLACEHOLDER_HEADER = "rtlake.unavailable"  # what stands for a large value that PostgreSQL did not send
+_EPOCH_KEY = "transforms.epoch.value.literal"
+_PLACEHOLDER_KEY = "unavailable.value.placeholder"
+_HEARTBEAT_PREFIX = "rtlake.heartbeat"
+_RETENTION_MS = 7 * 24 * 3600 * 1000
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One life of a replication slot.
+
+    :param number: counted from 1, never used twice for a connector.
+    :param system_id: the database cluster's identity.
+    :param timeline: of the cluster.
+    """
+
+    number: int
+    system_id: str
+    timeline: int
+
+    @property
+    def text(self) -> str:
+        """As it stands in the header of every record."""
+        return f"{self.number}:{self.system_id}:{self.timeline}"
+
+    @classmethod
+    def parse(cls, text: str) -> Epoch:
+        """Read :attr:`text` back.
+
+        :param text: the header's value.
+        :raises ValueError: it is no epoch.
+        """
+        number, system_id, timeline = text.split(":")
+        return cls(int(number), system_id, int(timeline))
+
+
+def epoch_of(config: Mapping[str, str]) -> Epoch | None:
+    """The epoch that a running connector writes; None where it was not made by this project.
+
+    :param config: its configuration.
+    """
+    try:
+        return Epoch.parse(config[_EPOCH_KEY])
+    except (KeyError, ValueError):
+        return None
+
+
+def placeholder_of(config: Mapping[str, str]) -> str | None:
+    """What stands for a large value that PostgreSQL did not send; None where the connector has no text of its own.
+
+    :param config: its configuration.
+    """
+    return config.get(_PLACEHOLDER_KEY)
+
+
+def render_config(
+    connector: Connector,
+    tables: Mapping[str, SourceTable],
+    source: SourceAccess,
+    *,
+    epoch: Epoch,
+    placeholder: str,
+    bootstrap_servers: str,
+) -> dict[str, str]:
+    """The configuration that Kafka Connect gets.
+
+    :param connector: the declaration.
+    :param tables: ``Stream.source`` → what the source's catalog says of it.
+    :param source: where Debezium reads; its password is a reference that Connect resolves.
+    :param epoch: of the replication slot.
+    :param placeholder: random text that stands for a large value that PostgreSQL did not send.
+    :param bootstrap_servers: Kafka brokers as seen from Connect's workers.
+    """
+    access = source.for_connector(connector)
+    config = {
+        "name": connector.connector,
+        "connector.class": "io.debezium.connector.postgresql.PostgresConnector",
+        "tasks.max": "1",
+        "database.hostname": access.host,
+        "database.port": str(access.port),
+        "database.user": access.replication_user,
+        "database.password": access.replication_password,
+        "database.dbname": access.dbname,
+        "database.sslmode": access.sslmode,
+        "topic.prefix": connector.topic_prefix,
+        "plugin.name": "pgoutput",
+        "slot.name": connector.slot_name,
+        # A slot that somebody dropped and made anew has lost changes: the task must fail, not go on.
+        "offset.mismatch.strategy": "trust_offset",
+        "publication.name": connector.publication,
+        "publication.autocreate.mode": "disabled",
+        "table.include.list": ",".join(table_pattern(stream) for stream in connector.streams),
+        "snapshot.mode": "initial",
+        **_VALUES,
+        _PLACEHOLDER_KEY: placeholder,
+        "heartbeat.interval.ms": str(connector.heartbeat_ms),
+        "topic.creation.default.replication.factor": "-1",
+        "topic.creation.default.partitions": str(connector.partitions),
+        "topic.creation.default.cleanup.policy": "delete",
+        "topic.creation.default.retention.ms": str(_RETENTION_MS),
+        "notification.enabled.channels": "sink",
+        "notification.sink.topic.name": connector.notification_topic,
+        "signal.enabled.channels": "kafka",
+        "signal.kafka.topic": connector.signal_topic,
+        "signal.kafka.bootstrap.servers": bootstrap_servers,
+        "signal.kafka.groupId": f"rtlake-signals-{connector.connector}",
+        "transforms": "epoch,unavailable",
+        "transforms.epoch.type": "org.apache.kafka.connect.transforms.InsertHeader",
+        "transforms.epoch.header": EPOCH_HEADER,
+        _EPOCH_KEY: epoch.text,
+        "transforms.unavailable.type": "org.apache.kafka.connect.transforms.InsertHeader",
+        "transforms.unavailable.header": PLACEHOLDER_HEADER,
+        "transforms.unavailable.value.literal": placeholder,
+        **_TUNING,
+    }
+    if connector.heartbeat_ms:
+        # Without a write of its own an idle table would keep the slot from moving while others fill the log.
+        config["heartbeat.action.query"] = f"SELECT pg_logical_emit_message(false, '{_HEARTBEAT_PREFIX}', '')"
+        config["message.prefix.exclude.list"] = re.escape(_HEARTBEAT_PREFIX)
+    excluded = [column_pattern(stream, name) for stream in connector.streams for name in stream.table.exclude]
+    if excluded:
+        config["column.exclude.list"] = ",".join(excluded)
+    keys = [
+        _key(stream, tables[stream.source].schema)
+        for stream in connector.streams
+        if stream.table.key is not None
+    ]
+    if keys:
+        config["message.key.columns"] = ";".join(keys)
+    config.update({name: _text(value) for name, value in connector.config.items()})
+    return config
+
+
+_VALUES = {
+    "key.converter": "org.apache.kafka.connect.json.JsonConverter",
+    "key.converter.schemas.enable": "false",
+    "value.converter": "org.apache.kafka.connect.json.JsonConverter",
+    "value.converter.schemas.enable": "true",
+    "decimal.handling.mode": "string",
+    "interval.handling.mode": "string",
+    "hstore.handling.mode": "json",
+    "binary.handling.mode": "base64",
+    "column.propagate.source.type": ".*",
+    "provide.transaction.metadata": "true",
+    "tombstones.on.delete": "true",
+    "skipped.operations": "none",
+}
+
+# What a declaration's own config may change.
+_TUNING = {
+    "poll.interval.ms": "20",
+    "max.batch.size": "8192",
+    "max.queue.size": "32768",
+    "producer.override.linger.ms": "5",
+    "producer.override.batch.size": "262144",
+    "producer.override.compression.type": "lz4",
+}
+
+
+def table_pattern(stream: Stream) -> str:
+    """The regular expression that names exactly one table for Debezium, which ignores case unless told otherwise.
+
+    :param stream: the table.
+    """
+    return f"(?-i){_literal(stream.schema_name)}\\.{_literal(stream.table_name)}"
+
+
+def column_pattern(stream: Stream, column: str) -> str:
+    """The regular expression that names exactly one column.
+
+    :param stream: the table.
+    :param column: as the database spells it.
+    """
+    return f"{table_pattern(stream)}\\.{_literal(column)}"
+
+
+def _literal(name: str) -> str:
+    """A name as a Java regular expression without any character that Debezium splits its lists at."""
+    return "".join(
+        character
+        if character.isascii() and (character.isalnum() or character == "_")
+        else f"\\x{{{ord(character):x}}}"
+        for character in name
+    )
+
+
+def _key(stream: Stream, schema: TableSchema) -> str:
+    return f"{table_pattern(stream)}:{','.join(schema.key)}"
+
+
+def _text(value: str | int | bool) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
