@@ -121,7 +121,7 @@ def _freshness(report: Report) -> Table:
     table = Table("lane", "p50", "p99", "changes", "", title="Freshness")
     for lane, samples in report.freshness.items():
         numbers = samples.summary()
-        shown = ("–" if numbers[key] is None else f"{numbers[key]:,.0f} ms" for key in ("p50", "p99"))
+        shown = ("-" if numbers[key] is None else f"{numbers[key]:,.0f} ms" for key in ("p50", "p99"))
         table.add_row(_LANES.get(lane, lane), *shown, str(numbers["samples"]), samples.histogram())
     return table
 

@@ -408,6 +408,8 @@ def run(
         raise UserError(f"--rate {rate}: must be above 0")
     generator = generator or Generator(read(conn, table), mix=mix, seed=seed, start=_latest(conn, table))
     writer, result, begin = _Writer(conn, table), Result(), time.monotonic()
+    # As fast as possible, nothing waits for the disk at each commit; the settling of the identity does, at the end.
+    conn.execute(f"SET synchronous_commit = {'off' if rate is None else 'on'}")
     source = generator.transactions(changes)
     while True:
         elapsed = time.monotonic() - begin
@@ -422,6 +424,7 @@ def run(
         writer.send(batch)
         if progress:
             progress(result.changes)
+    conn.execute("SET synchronous_commit = on")
     settle_identity(conn, table)
     result.seconds = time.monotonic() - begin
     return result
