@@ -1,0 +1,82 @@
+"""What the user chose for this RTLAKE_HOME: remembered in ``etc/settings.json`` and given to the playbook as variables."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from airflow_provider_rtlake.exceptions import UserError
+
+# What a component cannot do without.
+NEEDS: dict[str, tuple[str, ...]] = {
+    "connect": ("kafka",),
+    "nessie": ("postgresql", "s3proxy"),
+    "pinot": ("zookeeper",),
+    "flink": ("zookeeper", "s3proxy"),
+    "airflow": ("postgresql",),
+}
+
+
+def settings_path(home: Path) -> Path:
+    """Where they are kept."""
+    return home / "etc" / "settings.json"
+
+
+def load(home: Path) -> dict[str, Any]:
+    """The remembered variables; none at first.
+
+    :raises UserError: the file is damaged.
+    """
+    try:
+        data = json.loads(settings_path(home).read_text())
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise UserError(f"{settings_path(home)} is no valid JSON ({error}); mend or remove it") from error
+    if not isinstance(data, dict):
+        raise UserError(f"{settings_path(home)} must hold one JSON object; mend or remove it")
+    return data
+
+
+def save(home: Path, variables: dict[str, Any]) -> None:
+    """Remember variables."""
+    path = settings_path(home)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(variables, indent=1, sort_keys=True) + "\n")
+
+
+def all_components(project: Path) -> list[str]:
+    """Every component, in the order of installation.
+
+    :param project: the checkout.
+    """
+    variables = yaml.safe_load((project / "ansible" / "group_vars" / "all" / "main.yml").read_text())
+    return [str(c) for c in variables["rtlake_components"]]
+
+
+def choose(known: Sequence[str], only: Iterable[str], without: Iterable[str]) -> list[str]:
+    """The components to run, with what they need, in the order of installation.
+
+    :param known: all there are.
+    :param only: these and what they need; all if empty.
+    :param without: not these, unless a chosen one needs them.
+    :raises UserError: a name is not known, or something excluded is needed.
+    """
+    wanted, unwanted = set(only) or set(known), set(without)
+    unknown = sorted((wanted | unwanted) - set(known))
+    if unknown:
+        raise UserError(f"no component {', '.join(unknown)}; there are: {', '.join(known)}")
+    wanted -= unwanted
+    todo = list(wanted)
+    while todo:
+        for need in NEEDS.get(todo.pop(), ()):
+            if need in unwanted:
+                raise UserError(f"{need} is left out, but another component needs it; leave that out too")
+            if need not in wanted:
+                wanted.add(need)
+                todo.append(need)
+    return [c for c in known if c in wanted]

@@ -1,0 +1,299 @@
+"""The kit's verbs: up, down, status, logs, restart, doctor, destroy, lock, fetch."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from airflow_provider_rtlake.exceptions import UserError
+from airflow_provider_rtlake.kit import artifacts, health, playbook, settings, supervise
+from airflow_provider_rtlake.kit import doctor as doctors
+from airflow_provider_rtlake.kit import fetch as fetching
+from airflow_provider_rtlake.kit.stack import Stack, default_home
+
+# Stopped from left to right: what depends on others first. Pinot hangs when its ZooKeeper goes before it.
+STOP_ORDER: tuple[tuple[str, ...], ...] = (
+    ("airflow-api-server", "airflow-scheduler", "airflow-dag-processor", "airflow-triggerer", "trino", "flink-sql-gateway"),
+    ("connect", "flink-taskmanager", "pinot"),
+    ("flink-jobmanager",),
+    ("kafka", "nessie", "zookeeper"),
+    ("s3", "postgresql"),
+)
+_OFFSET = "rtlake_port_offset"
+_COMPONENTS = "rtlake_components"
+
+
+def project() -> Path:
+    """The checkout that this package is part of."""
+    return Path(__file__).resolve().parents[2]
+
+
+def cache() -> Path:
+    """RTLAKE_CACHE, or its default."""
+    return Path(os.environ.get("RTLAKE_CACHE") or Path.home() / ".cache" / "rtlake")
+
+
+def say(text: str) -> None:
+    """A line of progress, on stderr, so that stdout stays for answers."""
+    typer.echo(text, err=True)
+
+
+def up(
+    port_offset: Annotated[int | None, typer.Option(help="Added to every port; remembered.", min=0, max=45000)] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Only this component and what it needs; repeatable, remembered.")] = None,
+    without: Annotated[list[str] | None, typer.Option(help="All but this component; repeatable, remembered.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All components again.")] = False,
+    supervisor: Annotated[str | None, typer.Option(help="systemd or supervisord; chosen by itself if not given.")] = None,
+    converge: Annotated[bool, typer.Option("--converge", help="Run the playbook even if nothing seems changed.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Only tell what the playbook would change.")] = False,
+) -> None:
+    """Install what is missing, start everything, wait until all services answer."""
+    started = time.monotonic()
+    home = default_home()
+    variables, kind = _choices(home, port_offset, _split(only), _split(without), everything, supervisor)
+    if check:
+        changes = playbook.run(home, project(), _variables(variables), kind, say, check=True)
+        say(f"{changes} changes to make; see {home / 'log' / 'ansible.log'}")
+        return
+    bring_up(home, variables, kind, converge=converge)
+    say(f"up after {time.monotonic() - started:.0f} s")
+
+
+def bring_up(home: Path, variables: dict[str, Any], kind: str, *, converge: bool = False) -> Stack:
+    """Converge if needed, start, wait; the verb ``up`` for other rooms too.
+
+    :param home: RTLAKE_HOME.
+    :param variables: as :func:`settings.load` returns them.
+    :param kind: ``supervisord`` or ``systemd``.
+    :param converge: run the playbook in any case.
+    """
+    previous = _installed(home)
+    if converge or not playbook.converged(home, project(), _variables(variables), kind):
+        if previous is not None:
+            _retire(previous, variables)
+        changes = playbook.run(home, project(), _variables(variables), kind, say)
+        settings.save(home, {**variables, "supervisor": kind})
+        say(f"playbook done, changed={changes}")
+    stack = Stack.load(home)
+    keeper = supervise.supervisor_of(home, kind)
+    if isinstance(keeper, supervise.Supervisord):
+        keeper.ensure()
+    keeper.start([n for n in stack.services if not keeper.pid(n)])
+    seconds = health.wait_all(stack, 240, told=lambda n, s: say(f"  {n} answers ({s:.1f} s)"))
+    say(f"{len(seconds)} services healthy")
+    return stack
+
+
+def _installed(home: Path) -> Stack | None:
+    try:
+        return Stack.load(home)
+    except UserError:
+        return None
+
+
+def _retire(stack: Stack, variables: dict[str, Any]) -> None:
+    """Stop what is not wanted any more."""
+    wanted = variables.get(_COMPONENTS) or settings.all_components(project())
+    gone = [n for n, s in stack.services.items() if s.component not in wanted]
+    if gone:
+        say(f"stopping {', '.join(gone)}")
+        supervise.supervisor_of(stack.home, stack.supervisor).stop(gone)
+        for name in gone:
+            (stack.home / "etc" / "supervisor" / "conf.d" / f"{name}.conf").unlink(missing_ok=True)
+
+
+def _split(values: list[str] | None) -> list[str]:
+    return [part for value in values or [] for part in value.split(",") if part]
+
+
+def _choices(
+    home: Path, port_offset: int | None, only: list[str], without: list[str], everything: bool, supervisor: str | None
+) -> tuple[dict[str, Any], str]:
+    remembered = settings.load(home)
+    kind = supervisor or remembered.pop("supervisor", None) or playbook.default_supervisor()
+    remembered.pop("supervisor", None)
+    if kind not in ("systemd", "supervisord"):
+        raise UserError(f"--supervisor {kind}: must be systemd or supervisord")
+    if port_offset is not None:
+        remembered[_OFFSET] = port_offset
+    known = settings.all_components(project())
+    if everything:
+        remembered.pop(_COMPONENTS, None)
+    if only or without:
+        remembered[_COMPONENTS] = settings.choose(known, only, without)
+    return remembered, str(kind)
+
+
+def _variables(chosen: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in chosen.items() if k != "supervisor"}
+
+
+def down() -> None:
+    """Stop everything gracefully, in the order of dependency. Data stays."""
+    stack = Stack.load()
+    started = time.monotonic()
+    stop_all(stack)
+    say(f"down after {time.monotonic() - started:.0f} s")
+
+
+def stop_all(stack: Stack) -> None:
+    """Stop every service, wave by wave."""
+    keeper = supervise.supervisor_of(stack.home, stack.supervisor)
+    if isinstance(keeper, supervise.Supervisord) and not keeper.alive():
+        return
+    for wave in STOP_ORDER:
+        names = [n for n in wave if n in stack.services and keeper.pid(n)]
+        if names:
+            say(f"stopping {', '.join(names)}")
+            keeper.stop(names)
+    rest = [n for n in stack.services if keeper.pid(n)]
+    keeper.stop(rest)
+    if isinstance(keeper, supervise.Supervisord):
+        keeper.shutdown()
+
+
+def status(
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object as the last line.")] = False,
+) -> None:
+    """Ask every service a real request. Exits 1 unless all are healthy."""
+    stack = Stack.load()
+    answers = health.check_all(stack)
+    if as_json:
+        services = {n: {k: v for k, v in dataclasses.asdict(h).items()} for n, h in answers.items()}
+        typer.echo(json.dumps({"services": services}))
+    else:
+        Console().print(status_table(stack, answers))
+    if not all(h.healthy for h in answers.values()):
+        raise typer.Exit(1)
+
+
+def status_table(stack: Stack, answers: dict[str, health.Health]) -> Table:
+    """Services, their answers and their memory, for people."""
+    table = Table("service", "", "where", "answer", "MB", title=None)
+    for name, answer in answers.items():
+        mark = "[green]ok[/]" if answer.healthy else "[red]no[/]"
+        table.add_row(name, mark, stack.services[name].url, answer.detail, str(answer.rss_mb))
+    table.add_section()
+    table.add_row("all", "", "", "", str(sum(a.rss_mb for a in answers.values())))
+    return table
+
+
+def logs(
+    service: str,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as lines come.")] = False,
+    lines: Annotated[int, typer.Option("--lines", "-n", help="How many of the last lines.", min=1)] = 100,
+) -> None:
+    """Show a service's log."""
+    stack = Stack.load()
+    log = stack.service(service).log
+    if stack.supervisor == "systemd":
+        command = ["journalctl", "-u", f"rtlake-{service}", "-n", str(lines), "--no-pager", *(["-f"] if follow else [])]
+    else:
+        command = ["tail", "-n", str(lines), *(["-F"] if follow else []), str(log)]
+    raise typer.Exit(subprocess.run(command, check=False).returncode)
+
+
+def restart(service: str) -> None:
+    """Restart a service and wait until it answers."""
+    stack = Stack.load()
+    stack.service(service)
+    keeper = supervise.supervisor_of(stack.home, stack.supervisor)
+    if isinstance(keeper, supervise.Supervisord):
+        keeper.ensure()
+    keeper.stop([service])
+    keeper.start([service])
+    seconds = health.wait_all(stack, 180, [service])
+    say(f"{service} answers after {seconds[service]:.1f} s")
+
+
+def doctor() -> None:
+    """Look for what is broken and say what to do. Exits 1 if anything is."""
+    findings = doctors.examine(default_home(), project())
+    for finding in findings:
+        typer.echo(f"{'ok ' if finding.ok else 'BAD'} {finding.what}: {finding.detail}")
+        if not finding.ok and finding.remedy:
+            typer.echo(f"    -> {finding.remedy}")
+    if not all(f.ok for f in findings):
+        raise typer.Exit(1)
+
+
+def destroy(
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Stop everything and delete RTLAKE_HOME with all data. The download cache stays."""
+    home = default_home()
+    stack = _installed(home)
+    if stack is None and not (home / "venv").exists():
+        raise UserError(f"nothing of RTLake is in {home}")
+    if not yes:
+        typer.confirm(f"Delete {home} with all data and secrets?", abort=True)
+    if stack is not None:
+        stop_all(stack)
+        if stack.supervisor == "systemd":
+            _remove_units(stack)
+    for part in ("opt", "etc", "var", "log", "run", "secrets", "venv", ".environment.lock"):
+        path = home / part
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    if not any(home.iterdir()):
+        home.rmdir()
+    say(f"{home} is gone")
+
+
+def _remove_units(stack: Stack) -> None:
+    units = [f"rtlake-{name}.service" for name in stack.services]
+    subprocess.run(["systemctl", "disable", "--quiet", *units], check=False)
+    for unit in units:
+        Path("/etc/systemd/system", unit).unlink(missing_ok=True)
+    subprocess.run(["systemctl", "daemon-reload"], check=False)
+
+
+def lock(
+    components: Annotated[list[str] | None, typer.Argument(help="Only these; the others keep their entries.")] = None,
+) -> None:
+    """Resolve ansible/artifacts/*.yml anew and write ansible/artifacts.lock.json."""
+    from airflow_provider_rtlake.kit import resolve
+
+    folder = project() / "ansible"
+    variables = yaml.safe_load((folder / "group_vars" / "all" / "versions.yml").read_text())
+    path = folder / artifacts.LOCK_NAME
+    wanted = {w["component"]: w for w in (resolve.load_wanted(f, variables) for f in sorted((folder / "artifacts").glob("*.yml")))}
+    unknown = sorted(set(components or ()) - wanted.keys())
+    if unknown:
+        raise UserError(f"no component {', '.join(unknown)} under {folder / 'artifacts'}")
+    found = artifacts.load_lock(path) if components and path.exists() else {}
+    found = {n: c for n, c in found.items() if n in wanted}
+    for name in components or wanted:
+        found[name] = resolve.resolve(wanted[name], cache(), say)
+    current = artifacts.load_lock(path) if components and path.exists() else {}  # others may have written meanwhile
+    merged = {**{n: c for n, c in current.items() if n in wanted}, **{n: found[n] for n in (components or wanted)}}
+    path.write_text(artifacts.dump_lock(merged.values()))
+    for component in merged.values():
+        megabytes = sum(a.size for a in component.artifacts) / 1e6
+        say(f"{component.name} {component.version}: {len(component.artifacts)} files, {megabytes:.0f} MB")
+
+
+def fetch(
+    components: Annotated[list[str] | None, typer.Argument(help="Only these; all if none is named.")] = None,
+) -> None:
+    """Fill the download cache with every locked file, and verify what is there already."""
+    locked = artifacts.load_lock(project() / "ansible" / artifacts.LOCK_NAME)
+    unknown = sorted(set(components or ()) - locked.keys())
+    if unknown:
+        raise UserError(f"not in the lock: {', '.join(unknown)}; there are: {', '.join(locked)}")
+    wanted = [a for n, c in locked.items() if not components or n in components for a in c.artifacts]
+    fetched = fetching.ensure(wanted, cache(), say)
+    say(f"{len(wanted)} files verified, {len(fetched)} of them fetched now")
