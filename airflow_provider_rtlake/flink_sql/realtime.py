@@ -6,7 +6,6 @@ Messages may be sent twice, never lost; both of a pair are equal and carry the s
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable, Mapping
 
 from airflow_provider_rtlake.exceptions import DeclarationError
@@ -15,6 +14,7 @@ from airflow_provider_rtlake.flink_sql.job import KafkaSource, RenderedJob
 from airflow_provider_rtlake.flink_sql.quoting import identifier, literal, options
 from airflow_provider_rtlake.flink_sql.settings import LaneSettings
 from airflow_provider_rtlake.pinot_config.realtime import Kind, RealtimeColumn, realtime_columns
+from airflow_provider_rtlake.streams.connect_config import EPOCH_HEADER, PLACEHOLDER_HEADER
 from airflow_provider_rtlake.streams.model import Stream
 from airflow_provider_rtlake.streams.schema import TableSchema
 
@@ -40,7 +40,6 @@ def realtime_job(
     schema: TableSchema,
     settings: LaneSettings,
     *,
-    placeholder: str | None = None,
     declared: Mapping[str, str] | None = None,
 ) -> RenderedJob:
     """The job of a table's real-time lane.
@@ -48,8 +47,6 @@ def realtime_job(
     :param stream: the captured table; its declaration asks for this lane.
     :param schema: the table as the source's catalog describes it.
     :param settings: of the lanes.
-    :param placeholder: the connector's text for a value that PostgreSQL did not send. A change that has it all the
-        same is also written to the dead letters, which turns the table's check red.
     :param declared: column name in the current table → Pinot type, where ``pinot_tables/`` declares one.
     :raises DeclarationError: the table cannot be served by this lane.
     """
@@ -58,7 +55,7 @@ def realtime_job(
     group = f"rtlake.{stream.realtime_job}"
     inserts = [_current_insert(columns), _history_insert(columns)]
     setup = [_current_ddl(stream, columns, settings), _history_ddl(stream, columns, settings)]
-    missing = _placeholder_condition(columns, placeholder)
+    missing = _placeholder_condition(columns)
     if missing:
         setup.append(dead_letter_ddl(stream.dead_letter_topic, settings))
         inserts.append(_placeholder_insert(stream, missing))
@@ -133,6 +130,9 @@ def payload_columns(columns: tuple[RealtimeColumn, ...]) -> str:
     `source` ROW<`db` STRING, `schema` STRING, `table` STRING, `txId` STRING, `lsn` STRING, `sequence` STRING,
       `ts_ms` BIGINT>,
     `op` STRING, `ts_ms` BIGINT>"""
+
+
+_EPOCH = f"CAST(`message_headers`[{literal(EPOCH_HEADER)}] AS STRING)"
 
 
 def changes_view(
@@ -302,16 +302,19 @@ def _history_insert(columns: tuple[RealtimeColumn, ...]) -> str:
     return "INSERT INTO `history`\n" + _select(_history_fields(columns))
 
 
-def _placeholder_condition(columns: tuple[RealtimeColumn, ...], placeholder: str | None) -> str | None:
-    if not placeholder:
-        return None
-    encoded = base64.b64encode(placeholder.encode()).decode()  # how it looks in a bytea column
-    tests = []
-    for column in columns:
-        if column.source.toastable:
-            name = f"{AFTER}.{identifier(column.source.name)}"
-            tests.append(f"POSITION({literal(placeholder)} IN {name}) > 0 OR {name} = {literal(encoded)}")
-    return " OR ".join(tests) or None
+def _placeholder_condition(columns: tuple[RealtimeColumn, ...]) -> str | None:
+    """Whether a change holds the connector's text for a value that PostgreSQL did not send, in any of its spellings.
+
+    With REPLICA IDENTITY FULL there is none. If there is one all the same, the change also goes to the dead letters,
+    which turns the table's check red.
+    """
+    sent = f"CAST(`message_headers`[{literal(PLACEHOLDER_HEADER)}] AS STRING)"
+    spellings = f"""({sent}, '["' || {sent} || '"]', '{{"' || {sent} || '":"' || {sent} || '"}}', TO_BASE64({sent}))"""
+    toastable = [column for column in columns if column.source.toastable]
+    return (
+        " OR ".join(f"{AFTER}.{identifier(column.source.name)} IN {spellings}" for column in toastable)
+        or None
+    )
 
 
 def _placeholder_insert(stream: Stream, condition: str) -> str:

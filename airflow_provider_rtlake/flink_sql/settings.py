@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from airflow_provider_rtlake.flink_sql.quoting import identifier, options
 
@@ -38,6 +39,14 @@ class LaneSettings:
     realtime_interval_ms: int = 10_000
     parallelism: int = 1
     kafka: Mapping[str, str] = field(default_factory=dict)
+
+    def tuned(self, extra: Mapping[str, Any]) -> LaneSettings:
+        """The same with the tuning that a Flink connection's extra asks for.
+
+        :param extra: of the connection.
+        """
+        names = ("bronze_interval_ms", "realtime_interval_ms", "parallelism")
+        return replace(self, **{name: int(extra[name]) for name in names if name in extra})
 
     def kafka_options(self, topic: str) -> dict[str, str]:
         """Options that every Kafka table has.

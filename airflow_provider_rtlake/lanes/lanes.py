@@ -1,0 +1,242 @@
+"""All lanes of the declared tables: which jobs there should be, and bringing them about."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from airflow_provider_rtlake.clients.flink import FlinkClient, Job
+from airflow_provider_rtlake.clients.kafka import KafkaClient
+from airflow_provider_rtlake.exceptions import UserError
+from airflow_provider_rtlake.flink_sql.bronze import bronze_job, transactions_job
+from airflow_provider_rtlake.flink_sql.job import RenderedJob, StartPoint
+from airflow_provider_rtlake.flink_sql.realtime import realtime_job
+from airflow_provider_rtlake.flink_sql.settings import LaneSettings
+from airflow_provider_rtlake.lanes.bronze import bronze_start, next_offsets
+from airflow_provider_rtlake.lanes.jobs import Applied, Restore, apply_job, dispose, plan_job, stop_job
+from airflow_provider_rtlake.lanes.topics import committed, connector_topics, make_missing, realtime_topics
+from airflow_provider_rtlake.streams.model import Connector, Stream
+from airflow_provider_rtlake.streams.schema import TableSchema
+
+log = logging.getLogger(__name__)
+
+Kind = Literal["bronze", "realtime", "transactions"]
+PREFIXES = ("bronze.", "realtime.")
+
+
+@dataclass(frozen=True)
+class Lane:
+    """One job that should run.
+
+    :param kind: of the lane.
+    :param source: ``schema.table``, or the connector's name for its transactions.
+    :param job: as rendered.
+    :param bronze_table: what a bronze or transactions job writes to.
+    """
+
+    kind: Kind
+    source: str
+    job: RenderedJob
+    bronze_table: str | None = None
+
+
+def lanes_of(
+    connectors: Iterable[Connector],
+    schemas: Mapping[str, TableSchema],
+    settings: LaneSettings,
+    *,
+    declared: Mapping[str, Mapping[str, str]] | None = None,
+) -> list[Lane]:
+    """Every job that the declarations ask for.
+
+    :param connectors: the declarations.
+    :param schemas: ``schema.table`` → its structure; needed for tables with a real-time lane.
+    :param settings: of the lanes.
+    :param declared: Pinot current table → column → type, from ``pinot_tables/``.
+    :raises DeclarationError: a table cannot be served by its real-time lane.
+    """
+    result = []
+    for connector in connectors:
+        transactions = transactions_job(connector, settings)
+        first = connector.streams[0]
+        result.append(Lane("transactions", connector.connector, transactions, first.bronze_transactions))
+        for stream in connector.streams:
+            result.append(Lane("bronze", stream.source, bronze_job(stream, settings), stream.bronze_table))
+            if stream.table.realtime is not False:
+                types = (declared or {}).get(str(stream.pinot_current))
+                job = realtime_job(stream, schemas[stream.source], settings, declared=types)
+                result.append(Lane("realtime", stream.source, job))
+    return result
+
+
+def select(lanes: Sequence[Lane], tables: Sequence[str], kinds: Sequence[str] = ()) -> list[Lane]:
+    """The lanes of some tables, all where none is named.
+
+    :param lanes: all of them.
+    :param tables: as declared, or connectors' names.
+    :param kinds: only of these kinds.
+    :raises UserError: a name is not declared.
+    """
+    known = {lane.source for lane in lanes}
+    unknown = [name for name in tables if name not in known]
+    if unknown:
+        raise UserError(f"not declared: {', '.join(unknown)}; declared are: {', '.join(sorted(known))}")
+    return [
+        lane for lane in lanes if (not tables or lane.source in tables) and (not kinds or lane.kind in kinds)
+    ]
+
+
+class LaneRunner:
+    """Applies, stops and tells the state of lanes.
+
+    :param client: of the Flink cluster.
+    :param settings: of the lanes.
+    :param kafka: the brokers, as this process reaches them.
+    """
+
+    def __init__(self, client: FlinkClient, settings: LaneSettings, kafka: KafkaClient) -> None:
+        self.client = client
+        self.settings = settings
+        self.kafka = kafka
+
+    def make_topics(self, connectors: Iterable[Connector]) -> list[str]:
+        """Create the topics that are missing.
+
+        :param connectors: the declarations.
+        :return: what was done, in words.
+        """
+        wanted = []
+        for connector in connectors:
+            wanted += connector_topics(connector)
+            for stream in connector.streams:
+                wanted += realtime_topics(stream)
+        return make_missing(self.kafka, wanted)
+
+    def apply(
+        self,
+        lane: Lane,
+        *,
+        dry_run: bool = False,
+        accept_gap: bool = False,
+        timeout: float = 180.0,
+        on_submit: Callable[[str], None] = lambda job_id: None,
+    ) -> Applied:
+        """Let a lane's job run as declared.
+
+        A job is restarted without its old state: bronze goes on behind the last offset that its table holds, the
+        real-time lane at the offsets that its group committed. Both are exact whatever became of the old job, and
+        neither depends on the statements being the same.
+
+        :param lane: which one.
+        :param dry_run: only tell what would be done.
+        :param accept_gap: see :func:`bronze_start`.
+        :param timeout: seconds for each of stop and start.
+        :param on_submit: told the new job's id just before it is submitted.
+        """
+        savepoints: list[str | None] = []
+
+        def restore(savepoint: str | None) -> Restore:
+            savepoints.append(savepoint)
+            return Restore(start=self.start_point(lane, accept_gap=accept_gap))
+
+        applied = apply_job(
+            self.client, lane.job, restore, dry_run=dry_run, timeout=timeout, on_submit=on_submit
+        )
+        for path in savepoints:
+            dispose(self.client, path)
+        return applied
+
+    def start_point(self, lane: Lane, *, accept_gap: bool = False) -> StartPoint:
+        """Where a lane's job has to begin when it starts now.
+
+        :param lane: which one.
+        :param accept_gap: see :func:`bronze_start`.
+        """
+        if lane.bronze_table is None or lane.job.source is None:
+            return StartPoint("group")
+        topic = lane.job.source.topic
+        following = next_offsets(self.client, self.settings, lane.bronze_table)
+        return bronze_start(topic, following, self.kafka.end_offsets(topic), accept_gap=accept_gap)
+
+    def stop(self, lane: Lane, *, timeout: float = 180.0) -> list[str]:
+        """Stop a lane's job; the offsets it reached are kept, and :meth:`apply` goes on from there.
+
+        :param lane: which one.
+        :param timeout: seconds.
+        :return: ids of the jobs stopped.
+        """
+        stopped = []
+        for job in self.client.jobs():
+            if job.name == lane.job.name and not job.state.is_terminal:
+                dispose(self.client, stop_job(self.client, job.job_id, timeout=timeout))
+                stopped.append(job.job_id)
+        return stopped
+
+    def undeclared(self, lanes: Sequence[Lane], prefixes: Sequence[str]) -> list[Job]:
+        """Jobs of lanes that run although no declaration asks for them.
+
+        :param lanes: all that are declared.
+        :param prefixes: topic prefixes of the declared connectors: jobs of others are none of ours.
+        """
+        wanted = {lane.job.name for lane in lanes}
+        ours = tuple(f"{kind}{prefix}." for kind in PREFIXES for prefix in prefixes)
+        return [
+            job
+            for job in self.client.jobs()
+            if job.name.startswith(ours) and job.name not in wanted and not job.state.is_terminal
+        ]
+
+    def status(self, lane: Lane) -> dict[str, Any]:
+        """State of a lane: its job, its checkpoints, how many messages it is behind.
+
+        :param lane: which one.
+        """
+        decision = plan_job(self.client, lane.job)
+        newest = next((job for job in self.client.jobs() if job.name == lane.job.name), None)
+        result: dict[str, Any] = {
+            "lane": lane.kind,
+            "table": lane.source,
+            "job": lane.job.name,
+            "job_id": newest.job_id if newest else None,
+            "state": newest.state.value if newest else "ABSENT",
+            "as_declared": decision.action == "keep",
+            "lag": self.lag(lane),
+        }
+        if newest:
+            checkpoints = self.client.checkpoints(newest.job_id)
+            result["checkpoints"] = checkpoints.completed
+            result["checkpoint_ms"] = checkpoints.latest_ms
+            failure = self.client.exception(newest.job_id)
+            result["last_exception"] = failure[0] if failure else None
+        return result
+
+    def lag(self, lane: Lane) -> int | None:
+        """How many messages of its topic a lane has not committed; None where its topic is not there.
+
+        :param lane: which one.
+        """
+        if lane.job.source is None:
+            return None
+        ends = self.kafka.end_offsets(lane.job.source.topic)
+        if not ends:
+            return None
+        done = committed(self.kafka, lane.job.source.group, lane.job.source.topic, ends)
+        return sum(end - max(done.get(partition, first), first) for partition, (first, end) in ends.items())
+
+
+def stream_of(connectors: Iterable[Connector], source: str) -> Stream:
+    """The captured table of that name.
+
+    :param connectors: the declarations.
+    :param source: as declared.
+    :raises UserError: it is not declared.
+    """
+    streams = [stream for connector in connectors for stream in connector.streams]
+    for stream in streams:
+        if stream.source == source:
+            return stream
+    raise UserError(
+        f"{source} is not declared; declared are: {', '.join(stream.source for stream in streams)}"
+    )
