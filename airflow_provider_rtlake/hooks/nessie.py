@@ -33,6 +33,18 @@ class NessieHook(BaseHook):
         self.nessie_conn_id = nessie_conn_id
         self.timeout = timeout
 
+    def __enter__(self) -> NessieHook:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections of :attr:`client`; it opens new ones when used again."""
+        client: NessieClient | None = self.__dict__.pop("client", None)
+        if client is not None:
+            client.close()
+
     def get_conn(self) -> NessieClient:
         """A client of the connection's server; close it, or use :attr:`client`."""
         connection = self.get_connection(self.nessie_conn_id)
@@ -71,4 +83,6 @@ class NessieHook(BaseHook):
             config = self.client.config()
         except Exception as error:
             return False, str(error)
+        finally:
+            self.close()
         return True, f"Nessie API {config.get('specVersion')}, default branch {config.get('defaultBranch')}"

@@ -81,8 +81,8 @@ class IcebergMaintainTableOperator(TrinoOperator):
 
         :param context: the task's context.
         """
-        with no_retry_of_terminal_errors():
-            return self.maintain(NessieHook(self.nessie_conn_id))
+        with no_retry_of_terminal_errors(), NessieHook(self.nessie_conn_id) as nessie:
+            return self.maintain(nessie)
 
     def maintain(self, nessie: NessieHook) -> dict[str, Any]:
         """Do what may be done.

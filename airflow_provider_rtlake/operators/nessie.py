@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from typing import Any
 
 from airflow.providers.common.compat.sdk import BaseOperator, Context
 
-from airflow_provider_rtlake.clients.nessie import NessieClient, Reference
+from airflow_provider_rtlake.clients.nessie import Reference
 from airflow_provider_rtlake.exceptions import ServiceUnavailable
 from airflow_provider_rtlake.hooks.nessie import NessieHook
 from airflow_provider_rtlake.operators.errors import no_retry_of_terminal_errors
@@ -36,28 +35,19 @@ class _NessieOperator(BaseOperator):
         super().__init__(**kwargs)
         self.nessie_conn_id = nessie_conn_id
 
-    @cached_property
-    def hook(self) -> NessieHook:
-        """The hook, made when first needed."""
-        return NessieHook(self.nessie_conn_id)
-
-    @property
-    def client(self) -> NessieClient:
-        """The hook's client."""
-        return self.hook.client
-
     def execute(self, context: Context) -> dict[str, Any]:
         """Do it; terminal errors fail the task without a retry.
 
         :param context: the task's context.
         """
-        with no_retry_of_terminal_errors():
-            return self.run(context)
+        with no_retry_of_terminal_errors(), NessieHook(self.nessie_conn_id) as hook:
+            return self.run(context, hook)
 
-    def run(self, context: Context) -> dict[str, Any]:
+    def run(self, context: Context, hook: NessieHook) -> dict[str, Any]:
         """What the operator does.
 
         :param context: the task's context.
+        :param hook: the server.
         :return: what goes to XCom.
         """
         raise NotImplementedError
@@ -84,19 +74,20 @@ class NessieCreateBranchOperator(_NessieOperator):
         self.from_ref = from_ref
         self.if_exists = if_exists
 
-    def run(self, context: Context) -> dict[str, Any]:
+    def run(self, context: Context, hook: NessieHook) -> dict[str, Any]:
         """Make it where it is not there.
 
         :param context: the task's context.
+        :param hook: the server.
         """
         if self.if_exists not in ("keep", "reset", "fail"):
             raise ValueError(f"if_exists must be keep, reset or fail, not {self.if_exists!r}")
-        start = self.hook.get_reference(self.from_ref)
-        present = self.client.find_reference(self.branch)
+        start = hook.get_reference(self.from_ref)
+        present = hook.client.find_reference(self.branch)
         if present is None or self.if_exists == "fail":
-            reference, changed = self.client.create_branch(self.branch, start), True
+            reference, changed = hook.client.create_branch(self.branch, start), True
         elif self.if_exists == "reset" and present.hash != start.hash:
-            reference, changed = self.client.assign(self.branch, start, expected_hash=present.hash), True
+            reference, changed = hook.client.assign(self.branch, start, expected_hash=present.hash), True
         else:
             reference, changed = present, False
         self.log.info("branch %s is at %s (%s)", self.branch, reference.hash, "made" if changed else "kept")
@@ -131,20 +122,21 @@ class NessieCreateTagOperator(_NessieOperator):
         self.hash_ = hash_
         self.move = move
 
-    def run(self, context: Context) -> dict[str, Any]:
+    def run(self, context: Context, hook: NessieHook) -> dict[str, Any]:
         """Make or move it where it does not point there.
 
         :param context: the task's context.
+        :param hook: the server.
         """
-        target = self.hook.get_reference(self.from_ref)
+        target = hook.get_reference(self.from_ref)
         if self.hash_:
             target = Reference(target.name, self.hash_, target.type)
-        present = self.client.find_reference(self.tag)
+        present = hook.client.find_reference(self.tag)
         changed = present is None or present.hash != target.hash
         if present is not None and changed and self.move:
-            self.client.assign(self.tag, target, expected_hash=present.hash)
+            hook.client.assign(self.tag, target, expected_hash=present.hash)
         elif changed:
-            self.client.create_tag(self.tag, target)
+            hook.client.create_tag(self.tag, target)
         return {"tag": self.tag, "hash": target.hash, "changed": changed}
 
 
@@ -185,19 +177,20 @@ class NessieMergeBranchOperator(_NessieOperator):
         self.properties = properties
         self.delete_branch = delete_branch
 
-    def run(self, context: Context) -> dict[str, Any]:
+    def run(self, context: Context, hook: NessieHook) -> dict[str, Any]:
         """Merge, and delete the branch where that is wanted.
 
         :param context: the task's context.
+        :param hook: the server.
         """
         run_name = _run_name(context)
-        target = self.hook.get_reference(self.into)
-        source = self.client.find_reference(self.branch)
-        if source is None and self._published(target, run_name):
+        target = hook.get_reference(self.into)
+        source = hook.client.find_reference(self.branch)
+        if source is None and self._published(hook, target, run_name):
             return self._result(target, (), changed=False)  # by an earlier try, which also deleted the branch
-        from_hash = self.from_hash or (source or self.client.get_reference(self.branch)).hash
+        from_hash = self.from_hash or (source or hook.client.get_reference(self.branch)).hash
         try:
-            merged = self.client.merge(
+            merged = hook.client.merge(
                 self.branch,
                 from_hash=from_hash,
                 into=target.name,
@@ -206,16 +199,16 @@ class NessieMergeBranchOperator(_NessieOperator):
             )
             keys, changed = merged.keys, merged.applied
         except ServiceUnavailable:
-            if not self._published(target, run_name):
+            if not self._published(hook, target, run_name):
                 raise
             keys, changed = (), True
         if self.delete_branch:
-            self.client.delete_reference(self.branch, source.hash if source else None)
-        return self._result(self.client.get_reference(target.name), keys, changed=changed)
+            hook.client.delete_reference(self.branch, source.hash if source else None)
+        return self._result(hook.client.get_reference(target.name), keys, changed=changed)
 
-    def _published(self, target: Reference, run_name: str) -> bool:
+    def _published(self, hook: NessieHook, target: Reference, run_name: str) -> bool:
         """Whether the target's newest commits hold this run's merge."""
-        newest = self.client.log(target.name, limit=_COMMITS_SEARCHED)
+        newest = hook.client.log(target.name, limit=_COMMITS_SEARCHED)
         return any(commit.properties.get(_RUN) == run_name for commit in newest)
 
     def _result(self, target: Reference, keys: Sequence[tuple[str, ...]], *, changed: bool) -> dict[str, Any]:
@@ -244,12 +237,13 @@ class NessieDeleteBranchOperator(_NessieOperator):
         super().__init__(**kwargs)
         self.branch = branch
 
-    def run(self, context: Context) -> dict[str, Any]:
+    def run(self, context: Context, hook: NessieHook) -> dict[str, Any]:
         """Delete it where it is there.
 
         :param context: the task's context.
+        :param hook: the server.
         :raises ValueError: it is the branch that readers look at.
         """
-        if self.branch in (self.hook.branch, self.client.default_branch()):
+        if self.branch in (hook.branch, hook.client.default_branch()):
             raise ValueError(f"{self.branch} is the branch that readers look at; it is not deleted")
-        return {"branch": self.branch, "changed": self.client.delete_reference(self.branch)}
+        return {"branch": self.branch, "changed": hook.client.delete_reference(self.branch)}

@@ -23,7 +23,7 @@ class NessieTableChangedTrigger(BaseEventTrigger):
     :param table: ``namespace.name``.
     :param branch: the branch to look at; by default the connection's.
     :param poll_seconds: seconds between two looks.
-    :param min_seconds: at least so many seconds between two events, so that a lane that commits every few seconds
+    :param min_seconds: at least so many seconds between two events, so that a lane that commits all the time
         does not start a run for each commit.
     :param nessie_conn_id: connection id.
     """
@@ -59,7 +59,11 @@ class NessieTableChangedTrigger(BaseEventTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Look again and again; one event for each change seen."""
-        hook = NessieHook(self.nessie_conn_id)
+        with NessieHook(self.nessie_conn_id) as hook:
+            async for event in self._watch(hook):
+                yield event
+
+    async def _watch(self, hook: NessieHook) -> AsyncIterator[TriggerEvent]:
         known: int | None = None
         fired = -self.min_seconds
         while True:
