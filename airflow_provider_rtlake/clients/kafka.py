@@ -38,11 +38,13 @@ class Topic:
     :param name: its name.
     :param partitions: how many.
     :param config: its settings, such as ``cleanup.policy`` and ``retention.ms`` (milliseconds).
+    :param replication_factor: copies of each partition when it is made; -1 takes the broker's default.
     """
 
     name: str
     partitions: int = 1
     config: Mapping[str, str] = field(default_factory=dict)
+    replication_factor: int = -1
 
 
 class KafkaClient:
@@ -128,7 +130,10 @@ class KafkaClient:
 
     def _create(self, topic: Topic) -> None:
         new = NewTopic(
-            topic.name, num_partitions=topic.partitions, replication_factor=-1, config=dict(topic.config)
+            topic.name,
+            num_partitions=topic.partitions,
+            replication_factor=topic.replication_factor,
+            config=dict(topic.config),
         )
         try:
             with self._explained(f"making topic {topic.name}"):

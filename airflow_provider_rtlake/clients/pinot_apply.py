@@ -22,14 +22,8 @@ class TopicAdmin(Protocol):
     def describe(self, name: str) -> Topic | None:
         """A topic with the settings made on it, or None."""
 
-    def create(self, topic: Topic) -> None:
-        """Create a topic."""
-
-    def grow(self, name: str, partitions: int) -> None:
-        """Give a topic more partitions."""
-
-    def configure(self, name: str, config: dict[str, str]) -> None:
-        """Set some of a topic's settings."""
+    def ensure(self, topic: Topic) -> list[str]:
+        """Create a topic, give it more partitions, correct its settings; what was done, in words."""
 
     def delete(self, name: str) -> bool:
         """Delete a topic; True if it was there."""
@@ -139,17 +133,9 @@ class PinotDeployment:
         return True
 
     def _topic(self, plan: Plan) -> None:
-        wanted, actual = plan.rendered.topic, plan.actual.topic
-        if actual is None:
-            self.log(f"topic {wanted.name}: create")
-            self.topics.create(wanted)
-            return
-        if actual.partitions < wanted.partitions:
-            self.log(f"topic {wanted.name}: grow to {wanted.partitions} partitions")
-            self.topics.grow(wanted.name, wanted.partitions)
-        settings = {key: value for key, value in wanted.config.items() if actual.config.get(key) != value}
-        if settings:
-            self.topics.configure(wanted.name, settings)
+        if plan.topic:
+            for line in self.topics.ensure(plan.rendered.topic):
+                self.log(line)
 
     def _pinot(self, plan: Plan, wait: float | None) -> None:
         rendered, actual = plan.rendered, plan.actual

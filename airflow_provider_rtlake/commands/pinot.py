@@ -12,9 +12,10 @@ import typer
 from rich.console import Console
 
 from airflow_provider_rtlake.clients.captured import captured_tables
-from airflow_provider_rtlake.clients.kafka import KafkaTopics
+from airflow_provider_rtlake.clients.kafka import KafkaClient
 from airflow_provider_rtlake.clients.pinot import PinotController
 from airflow_provider_rtlake.clients.pinot_apply import PinotDeployment
+from airflow_provider_rtlake.clients.pinot_topics import PinotTopics
 from airflow_provider_rtlake.exceptions import UserError
 from airflow_provider_rtlake.kit.stack import Stack
 from airflow_provider_rtlake.pinot_config.gather import gather
@@ -77,7 +78,7 @@ def _controller(stack: Stack) -> PinotController:
 
 
 def _deployment(stack: Stack, exit_stack: ExitStack, quiet: bool) -> PinotDeployment:
-    topics = KafkaTopics(stack.kafka_bootstrap)
+    topics = PinotTopics(KafkaClient({"bootstrap.servers": stack.kafka_bootstrap}))
     controller = exit_stack.enter_context(_controller(stack))
     servers = stack.connection("rtlake_pinot").extra.get("bootstrap_servers") or topics.bootstrap_servers
     console = Console(stderr=True, quiet=quiet, highlight=False, markup=False)

@@ -6,15 +6,15 @@ from typing import Any
 
 from airflow.providers.common.compat.sdk import BaseHook
 
-from airflow_provider_rtlake.clients.kafka import KafkaTopics
+from airflow_provider_rtlake.clients.kafka import KafkaClient
 from airflow_provider_rtlake.exceptions import UserError
 
 _ALLOWED = ("security.protocol", "client.id")
 _ALLOWED_PREFIXES = ("sasl.", "ssl.")
 
 
-def kafka_topics(kafka_conn_id: str) -> KafkaTopics:
-    """Topic administration for a connection of the official type ``kafka``: its extra holds the settings.
+def kafka_client(kafka_conn_id: str) -> KafkaClient:
+    """A client for a connection of the official type ``kafka``: its extra holds the settings.
 
     Only the servers and the settings of a login are taken from it.
 
@@ -28,4 +28,4 @@ def kafka_topics(kafka_conn_id: str) -> KafkaTopics:
     config = {
         key: value for key, value in extra.items() if key in _ALLOWED or key.startswith(_ALLOWED_PREFIXES)
     }
-    return KafkaTopics(str(servers), config)
+    return KafkaClient({**config, "bootstrap.servers": str(servers)})

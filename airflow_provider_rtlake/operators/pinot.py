@@ -11,8 +11,9 @@ from typing import Any
 from airflow.providers.common.compat.sdk import BaseOperator, Context, conf
 
 from airflow_provider_rtlake.clients.pinot_apply import PinotDeployment
+from airflow_provider_rtlake.clients.pinot_topics import PinotTopics
 from airflow_provider_rtlake.exceptions import NotFound, TerminalError, WaitTimeout
-from airflow_provider_rtlake.hooks.kafka import kafka_topics
+from airflow_provider_rtlake.hooks.kafka import kafka_client
 from airflow_provider_rtlake.hooks.pinot import PinotControllerHook
 from airflow_provider_rtlake.hooks.sources import captured_of
 from airflow_provider_rtlake.links.pinot import PinotTableLink
@@ -55,7 +56,7 @@ class _PinotOperator(BaseOperator):
     @cached_property
     def deployment(self) -> PinotDeployment:
         """What does the work."""
-        topics = kafka_topics(self.kafka_conn_id)
+        topics = PinotTopics(kafka_client(self.kafka_conn_id))
         servers = self.hook.bootstrap_servers or topics.bootstrap_servers
         return PinotDeployment(
             self.hook.controller,

@@ -35,16 +35,9 @@ class Topics:
     def describe(self, name: str) -> Topic | None:
         return self.held.get(name)
 
-    def create(self, topic: Topic) -> None:
-        self.held.setdefault(topic.name, topic)
-
-    def grow(self, name: str, partitions: int) -> None:
-        old = self.held[name]
-        self.held[name] = Topic(name, partitions, old.replication_factor, old.config)
-
-    def configure(self, name: str, config: dict[str, str]) -> None:
-        old = self.held[name]
-        self.held[name] = Topic(name, old.partitions, old.replication_factor, old.config | config)
+    def ensure(self, topic: Topic) -> list[str]:
+        self.held[topic.name] = topic
+        return [f"topic {topic.name}"]
 
     def delete(self, name: str) -> bool:
         return self.held.pop(name, None) is not None
