@@ -408,7 +408,7 @@ def run(
         raise UserError(f"--rate {rate}: must be above 0")
     generator = generator or Generator(read(conn, table), mix=mix, seed=seed, start=_latest(conn, table))
     writer, result, begin = _Writer(conn, table), Result(), time.monotonic()
-    # As fast as possible, nothing waits for the disk at each commit; the settling of the identity does, at the end.
+    # As fast as possible, no commit waits for the disk; the settling of the identity does, at the end.
     conn.execute(f"SET synchronous_commit = {'off' if rate is None else 'on'}")
     source = generator.transactions(changes)
     while True:

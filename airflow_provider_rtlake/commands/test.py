@@ -1,0 +1,68 @@
+"""`rtlake test`: static checks, unit tests, then the real stack."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from typing import Annotated
+
+import typer
+
+from airflow_provider_rtlake.exceptions import UserError
+from airflow_provider_rtlake.kit import verbs
+
+app = typer.Typer(rich_markup_mode=None)
+
+_STATIC: dict[str, list[str]] = {
+    "ruff": ["-m", "ruff", "check", "."],
+    "mypy": ["-m", "mypy"],
+}
+# One pytest session for all of a choice: its last line tells of everything that ran.
+_FOLDERS: dict[str, list[str]] = {
+    "unit": ["tests/unit"],
+    "integration": ["tests/integration"],
+    "system": ["tests/system"],
+    "all": ["tests/unit", "tests/integration", "tests/system"],
+}
+_WITH_STATIC = ("unit", "all")
+_WHAT_HELP = "unit (no server), integration, system (DAGs) or all; then pytest's arguments."
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def test(context: typer.Context, what: Annotated[str, typer.Argument(help=_WHAT_HELP)] = "all") -> None:
+    """Static checks and unit tests; then integration tests and DAGs on a stack that the tests start.
+
+    Their stack lives in RTLAKE_TEST_HOME, on ports of its own; RTLAKE_TEST_STACK names a running one instead.
+    """
+    arguments = list(context.args)
+    if what.startswith("-"):
+        what, arguments = "all", [what, *arguments]
+    if what not in _FOLDERS:
+        raise UserError(f"rtlake test {what}: choose one of {', '.join(_FOLDERS)}")
+    static = _STATIC if what in _WITH_STATIC else {}
+    failed = [name for name, command in static.items() if not _passes(name, command)]
+    if failed and what == "all":
+        verbs.say(f"{' and '.join(failed)} failed: only the unit tests follow, no stack is started")
+        what = "unit"
+    chosen = any("::" in one or one.startswith("tests/") for one in arguments)
+    folders = [] if chosen else _FOLDERS[what]
+    # Nothing is printed after this: pytest's closing line is the last one.
+    code = _run(["-m", "pytest", "--durations=15", "--durations-min=1.0", *folders, *arguments])
+    if failed or code:
+        raise typer.Exit(code or 1)
+
+
+def _passes(name: str, command: list[str]) -> bool:
+    begin = time.monotonic()
+    code = _run(command)
+    verbs.say(f"{name} {'failed' if code else 'passed'} after {time.monotonic() - begin:.0f} s")
+    return code == 0
+
+
+def _run(command: list[str]) -> int:
+    """Run a Python module in the project; its output goes to ours."""
+    environment = {**os.environ, "PYTHONPATH": str(verbs.project())}
+    done = subprocess.run([sys.executable, *command], cwd=verbs.project(), env=environment, check=False)
+    return done.returncode

@@ -1,0 +1,290 @@
+"""The real stack for tests, and small tools around it.
+
+By default the tests start a stack of their own, through the project itself: in the folder RTLAKE_TEST_HOME, on ports
+20000 above the usual ones, stopped at the end (RTLAKE_TEST_KEEP=1 leaves it running, and the next run uses it).
+RTLAKE_TEST_STACK=/some/home uses a running stack as it is, and neither starts nor stops anything.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import psycopg
+import pytest
+import trino
+import yaml
+from confluent_kafka.admin import AdminClient
+
+from airflow_provider_rtlake.demo.access import Access
+from airflow_provider_rtlake.demo.hops import LANES, TableCheck, TableHops, settle
+from airflow_provider_rtlake.exceptions import UserError
+from airflow_provider_rtlake.kit import health
+from airflow_provider_rtlake.kit.stack import Stack
+from airflow_provider_rtlake.streams.load import load_connectors
+from airflow_provider_rtlake.streams.model import Stream
+from airflow_provider_rtlake.streams.naming import quote_identifier, slug
+
+PROJECT = Path(__file__).parents[2]
+PORT_OFFSET = 20_000
+NEEDED_GB = 10.0  # of available memory for a whole stack beside the tests
+START_SECONDS = 2_700  # a cold cache downloads and installs everything first
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The first test that needs the stack waits for its installation; every test here needs a server."""
+    first = True
+    for item in items:
+        if not any(part in ("integration", "system") for part in item.path.relative_to(PROJECT).parts):
+            continue
+        if first and "stack" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.timeout(START_SECONDS + 900))
+            first = False
+
+
+def _test_home() -> Path:
+    default = Path("/opt/rtlake-test") if os.geteuid() == 0 else Path.home() / ".rtlake-test"
+    return Path(os.environ.get("RTLAKE_TEST_HOME") or default)
+
+
+def _healthy(home: Path) -> Stack | None:
+    """The stack of a folder, if all of it answers."""
+    try:
+        found = Stack.load(home)
+    except UserError:
+        return None
+    answers = health.check_all(found, memory=False)
+    return found if all(one.healthy for one in answers.values()) else None
+
+
+@pytest.fixture(scope="session")
+def stack(request: pytest.FixtureRequest) -> Iterator[Stack]:
+    """A running stack, all of whose services answered just now."""
+    given = os.environ.get("RTLAKE_TEST_STACK")
+    if given:
+        yield Stack.load(given)
+        return
+    home = _test_home()
+    running = _healthy(home)
+    if running is not None:
+        yield running
+        return
+    _refuse_where_it_cannot_run(request, home)
+    environment = {**os.environ, "RTLAKE_HOME": str(home)}
+    environment.pop("PYTHONPATH", None)
+    command = [
+        str(PROJECT / "rtlake"),
+        "up",
+        "--port-offset",
+        str(PORT_OFFSET),
+        "--supervisor",
+        "supervisord",
+    ]
+    _call([*command, "--all"], environment, START_SECONDS)
+    try:
+        yield Stack.load(home)
+    finally:
+        if not os.environ.get("RTLAKE_TEST_KEEP"):
+            _call([str(PROJECT / "rtlake"), "down"], environment, 300)
+
+
+def _refuse_where_it_cannot_run(request: pytest.FixtureRequest, home: Path) -> None:
+    if request.session.testsfailed:
+        pytest.exit("tests without a server failed: the stack is not started", returncode=1)
+    try:
+        Stack.load(home)
+        part_runs = any(one.healthy for one in health.check_all(Stack.load(home), memory=False).values())
+    except UserError:
+        part_runs = False
+    available = psutil.virtual_memory().available / 2**30
+    if available < NEEDED_GB and not part_runs:
+        pytest.exit(
+            f"{available:.1f} GB of memory are available, the tests' stack needs {NEEDED_GB:.0f}: stop another stack"
+            " (rtlake down), or name a running one in RTLAKE_TEST_STACK",
+            returncode=1,
+        )
+
+
+def _call(command: Sequence[str], environment: dict[str, str], limit: float) -> None:
+    done = subprocess.run(
+        command, env=environment, cwd=PROJECT, timeout=limit, check=False, capture_output=True, text=True
+    )
+    if done.returncode != 0:
+        pytest.exit(
+            f"{' '.join(command)} failed:\n{done.stdout[-2000:]}\n{done.stderr[-6000:]}", returncode=1
+        )
+
+
+@pytest.fixture(scope="session")
+def access(stack: Stack) -> Iterator[Access]:
+    """Doors to the stack's databases."""
+    found = Access(stack)
+    yield found
+    found.close()
+
+
+@pytest.fixture(scope="session")
+def kafka_admin(stack: Stack) -> AdminClient:
+    """An administrator of the broker."""
+    return AdminClient({"bootstrap.servers": stack.kafka_bootstrap})
+
+
+@pytest.fixture
+def pg(access: Access) -> Iterator[psycopg.Connection[Any]]:
+    """An autocommit connection to the source database, as its owner."""
+    with access.source() as conn:
+        yield conn
+
+
+@pytest.fixture
+def trino_cursor(stack: Stack) -> Iterator[trino.dbapi.Cursor]:
+    """A cursor in Trino; the catalog of the lakehouse is ``nessie``."""
+    given = stack.connection("rtlake_trino")
+    conn = trino.dbapi.connect(host=given.host, port=given.port, user="rtlake-tests", catalog="nessie")
+    yield conn.cursor()
+    conn.close()
+
+
+@pytest.fixture(scope="session")
+def rtlake(stack: Stack) -> Callable[..., str]:
+    """Runs ``rtlake <arguments>`` against the tests' stack; returns what it printed, fails where it fails."""
+
+    def run(*arguments: str, env: dict[str, str] | None = None, limit: float = 600, ok: bool = True) -> str:
+        environment = {
+            **os.environ,
+            "RTLAKE_HOME": str(stack.home),
+            "PYTHONPATH": str(PROJECT),
+            **(env or {}),
+        }
+        command = [sys.executable, "-m", "airflow_provider_rtlake.cli", *arguments]
+        done = subprocess.run(
+            command, env=environment, cwd=PROJECT, timeout=limit, check=False, capture_output=True, text=True
+        )
+        if ok and done.returncode != 0:
+            pytest.fail(f"rtlake {' '.join(arguments)}:\n{done.stdout[-4000:]}\n{done.stderr[-6000:]}")
+        return done.stdout if ok else done.stdout + done.stderr
+
+    return run
+
+
+@dataclass
+class Declared:
+    """Tables of one test: made in the source, declared by YAML, deployed.
+
+    :param streams: by ``schema.table``.
+    :param folder: of the declaration.
+    """
+
+    access: Access
+    run: Callable[..., str]
+    folder: Path
+    streams: dict[str, Stream] = field(default_factory=dict)
+
+    @property
+    def where(self) -> list[str]:
+        """Options that name the declaration."""
+        return ["--connectors", str(self.folder)]
+
+    def deploy(self) -> None:
+        """Bring everything that is declared into being."""
+        self.run("connectors", "apply", *self.where)
+        self.run("stream", "apply", "--lane", "bronze", *self.where)
+        self.run("stream", "apply", "--lane", "transactions", *self.where)
+        self.run("pinot", "apply", *self.where, "--tables", str(self.folder / "pinot"))
+        self.run("stream", "apply", "--lane", "realtime", *self.where)
+
+    def merge(self) -> None:
+        """Merge what is in bronze into the histories."""
+        for source in self.streams:
+            self.run("scd2", "merge", source, *self.where)
+
+    def checks(self) -> list[TableCheck]:
+        """What compares each table at every hop."""
+        from airflow_provider_rtlake.demo.hops import captured
+
+        return [TableCheck(self.access, *one) for one in captured(self.access, load_connectors(self.folder))]
+
+    def agree(self, *, lanes: Sequence[str] = LANES, limit: float = 120) -> list[TableHops]:
+        """Assert that every hop of every table holds the same, within a time."""
+        checks = self.checks()
+        moving = [lane for lane in lanes if lane != "history"]
+        arrived = settle(checks, lanes=moving, limit=limit) if moving else []
+        assert [problem for one in arrived for problem in one.problems] == []
+        if "history" not in lanes:
+            return arrived
+        self.merge()
+        found = settle(checks, lanes=lanes, limit=limit)
+        assert [problem for one in found for problem in one.problems] == []
+        return found
+
+
+@pytest.fixture
+def declare(
+    access: Access, rtlake: Callable[..., str], tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[Callable[..., Declared]]:
+    """Makes source tables, declares and deploys them; takes everything away at the end.
+
+    ``declare({"public.t": "CREATE TABLE {table} (id int PRIMARY KEY, …)"}, options={"public.t": {…}})``: table as
+    declared → its DDL, ``{table}`` standing for the quoted name; and what its declaration says beyond the name.
+    """
+    made: list[Declared] = []
+    plain = slug(request.node.name)[:30].strip("_")
+
+    def make(
+        tables: dict[str, str],
+        options: dict[str, dict[str, Any]] | None = None,
+        *,
+        name: str = "",
+        deploy: bool = True,
+    ) -> Declared:
+        unique = f"it_{name or plain}_{int(time.time()) % 1_000_000}"
+        folder = tmp_path / unique
+        (folder / "pinot").mkdir(parents=True)
+        declaration = {
+            "connector": unique.replace("_", "-"),
+            "topic_prefix": unique,
+            "publication": f"{unique}_pub",
+            "tables": {table: (options or {}).get(table, {}) for table in tables},
+        }
+        (folder / "it.yaml").write_text(yaml.safe_dump(declaration, sort_keys=False, allow_unicode=True))
+        found = Declared(access, rtlake, folder)
+        made.append(found)
+        for connector in load_connectors(folder):
+            found.streams = {stream.source: stream for stream in connector.streams}
+        with access.source() as conn:
+            for source, ddl in tables.items():
+                conn.execute(ddl.replace("{table}", quoted(found.streams[source])).encode())
+        if deploy:
+            found.deploy()
+        return found
+
+    yield make
+    for one in made:
+        _take_away(access, rtlake, one)
+
+
+def quoted(stream: Stream) -> str:
+    """A stream's source table as SQL."""
+    return f"{quote_identifier(stream.schema_name)}.{quote_identifier(stream.table_name)}"
+
+
+def _take_away(access: Access, rtlake: Callable[..., str], declared: Declared) -> None:
+    connectors = load_connectors(declared.folder)
+    rtlake("stream", "stop", *declared.where, ok=False)
+    for connector in connectors:
+        rtlake("connectors", "delete", connector.connector, "--yes", *declared.where, ok=False)
+    tables = [
+        name for one in declared.streams.values() for name in (one.pinot_current, one.pinot_history) if name
+    ]
+    if tables:
+        rtlake("pinot", "delete", *tables, "--topics", "--yes", ok=False)
+    with access.source() as conn:
+        for stream in declared.streams.values():
+            conn.execute(f"DROP TABLE IF EXISTS {quoted(stream)} CASCADE".encode())
