@@ -1,8 +1,8 @@
 """The real stack for tests, and small tools around it.
 
-By default the tests start a stack of their own, through the project itself: in the folder RTLAKE_TEST_HOME, on ports
-20000 above the usual ones, stopped at the end (RTLAKE_TEST_KEEP=1 leaves it running, and the next run uses it).
-RTLAKE_TEST_STACK=/some/home uses a running stack as it is, and neither starts nor stops anything.
+By default the tests start a stack of their own, through the project itself: in the folder RTLAKE_TEST_HOME, on
+ports 20000 above the usual ones, stopped at the end (RTLAKE_TEST_KEEP=1 leaves it running, and the next run uses
+it). RTLAKE_TEST_STACK=/some/home uses a running stack as it is, and neither starts nor stops anything.
 """
 
 from __future__ import annotations
@@ -106,8 +106,8 @@ def _refuse_where_it_cannot_run(request: pytest.FixtureRequest, home: Path) -> N
     available = psutil.virtual_memory().available / 2**30
     if available < NEEDED_GB and not part_runs:
         pytest.exit(
-            f"{available:.1f} GB of memory are available, the tests' stack needs {NEEDED_GB:.0f}: stop another stack"
-            " (rtlake down), or name a running one in RTLAKE_TEST_STACK",
+            f"{available:.1f} GB of memory are available, the tests' stack needs {NEEDED_GB:.0f}: stop another"
+            " stack (rtlake down), or name a running one in RTLAKE_TEST_STACK",
             returncode=1,
         )
 
@@ -231,8 +231,8 @@ def declare(
 ) -> Iterator[Callable[..., Declared]]:
     """Makes source tables, declares and deploys them; takes everything away at the end.
 
-    ``declare({"public.t": "CREATE TABLE {table} (id int PRIMARY KEY, …)"}, options={"public.t": {…}})``: table as
-    declared → its DDL, ``{table}`` standing for the quoted name; and what its declaration says beyond the name.
+    ``declare({"public.t": "CREATE TABLE {table} (id int PRIMARY KEY)"}, options={"public.t": {}})``: table as
+    declared → its DDL, ``{table}`` standing for the quoted name; and what its declaration says beyond that.
     """
     made: list[Declared] = []
     plain = slug(request.node.name)[:30].strip("_")
