@@ -1,8 +1,8 @@
 """The real stack for tests, and small tools around it.
 
-By default the tests start a stack of their own, through the project itself: in the folder RTLAKE_TEST_HOME, on
-ports 20000 above the usual ones, stopped at the end (RTLAKE_TEST_KEEP=1 leaves it running, and the next run uses
-it). RTLAKE_TEST_STACK=/some/home uses a running stack as it is, and neither starts nor stops anything.
+By default the tests start a stack of their own, through the project itself: in the folder RTLAKE_TEST_HOME,
+on ports 20000 above the usual ones, stopped at the end (RTLAKE_TEST_KEEP=1 leaves it running, and the next
+run uses it). RTLAKE_TEST_STACK=/some/home uses a running stack as it is, and neither starts nor stops anything.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +23,12 @@ import yaml
 from confluent_kafka.admin import AdminClient
 
 from airflow_provider_rtlake.demo.access import Access
-from airflow_provider_rtlake.demo.hops import LANES, TableCheck, TableHops, settle
 from airflow_provider_rtlake.exceptions import UserError
 from airflow_provider_rtlake.kit import health
 from airflow_provider_rtlake.kit.stack import Stack
 from airflow_provider_rtlake.streams.load import load_connectors
-from airflow_provider_rtlake.streams.model import Stream
-from airflow_provider_rtlake.streams.naming import quote_identifier, slug
+from airflow_provider_rtlake.streams.naming import slug
+from tests.declared import Declared, quoted
 
 PROJECT = Path(__file__).parents[2]
 PORT_OFFSET = 20_000
@@ -106,8 +104,8 @@ def _refuse_where_it_cannot_run(request: pytest.FixtureRequest, home: Path) -> N
     available = psutil.virtual_memory().available / 2**30
     if available < NEEDED_GB and not part_runs:
         pytest.exit(
-            f"{available:.1f} GB of memory are available, the tests' stack needs {NEEDED_GB:.0f}: stop another"
-            " stack (rtlake down), or name a running one in RTLAKE_TEST_STACK",
+            f"{available:.1f} GB of memory are available, the tests' stack needs {NEEDED_GB:.0f}: stop"
+            " another one (rtlake down), or name a running one in RTLAKE_TEST_STACK",
             returncode=1,
         )
 
@@ -174,57 +172,6 @@ def rtlake(stack: Stack) -> Callable[..., str]:
     return run
 
 
-@dataclass
-class Declared:
-    """Tables of one test: made in the source, declared by YAML, deployed.
-
-    :param streams: by ``schema.table``.
-    :param folder: of the declaration.
-    """
-
-    access: Access
-    run: Callable[..., str]
-    folder: Path
-    streams: dict[str, Stream] = field(default_factory=dict)
-
-    @property
-    def where(self) -> list[str]:
-        """Options that name the declaration."""
-        return ["--connectors", str(self.folder)]
-
-    def deploy(self) -> None:
-        """Bring everything that is declared into being."""
-        self.run("connectors", "apply", *self.where)
-        self.run("stream", "apply", "--lane", "bronze", *self.where)
-        self.run("stream", "apply", "--lane", "transactions", *self.where)
-        self.run("pinot", "apply", *self.where, "--tables", str(self.folder / "pinot"))
-        self.run("stream", "apply", "--lane", "realtime", *self.where)
-
-    def merge(self) -> None:
-        """Merge what is in bronze into the histories."""
-        for source in self.streams:
-            self.run("scd2", "merge", source, *self.where)
-
-    def checks(self) -> list[TableCheck]:
-        """What compares each table at every hop."""
-        from airflow_provider_rtlake.demo.hops import captured
-
-        return [TableCheck(self.access, *one) for one in captured(self.access, load_connectors(self.folder))]
-
-    def agree(self, *, lanes: Sequence[str] = LANES, limit: float = 120) -> list[TableHops]:
-        """Assert that every hop of every table holds the same, within a time."""
-        checks = self.checks()
-        moving = [lane for lane in lanes if lane != "history"]
-        arrived = settle(checks, lanes=moving, limit=limit) if moving else []
-        assert [problem for one in arrived for problem in one.problems] == []
-        if "history" not in lanes:
-            return arrived
-        self.merge()
-        found = settle(checks, lanes=lanes, limit=limit)
-        assert [problem for one in found for problem in one.problems] == []
-        return found
-
-
 @pytest.fixture
 def declare(
     access: Access, rtlake: Callable[..., str], tmp_path: Path, request: pytest.FixtureRequest
@@ -256,8 +203,7 @@ def declare(
         (folder / "it.yaml").write_text(yaml.safe_dump(declaration, sort_keys=False, allow_unicode=True))
         found = Declared(access, rtlake, folder)
         made.append(found)
-        for connector in load_connectors(folder):
-            found.streams = {stream.source: stream for stream in connector.streams}
+        found.reload()
         with access.source() as conn:
             for source, ddl in tables.items():
                 conn.execute(ddl.replace("{table}", quoted(found.streams[source])).encode())
@@ -268,11 +214,6 @@ def declare(
     yield make
     for one in made:
         _take_away(access, rtlake, one)
-
-
-def quoted(stream: Stream) -> str:
-    """A stream's source table as SQL."""
-    return f"{quote_identifier(stream.schema_name)}.{quote_identifier(stream.table_name)}"
 
 
 def _take_away(access: Access, rtlake: Callable[..., str], declared: Declared) -> None:
