@@ -2,7 +2,7 @@
 
 By default the tests start a stack of their own, through the project itself: in the folder RTLAKE_TEST_HOME,
 on ports 20000 above the usual ones, stopped at the end (RTLAKE_TEST_KEEP=1 leaves it running, and the next
-run uses it). RTLAKE_TEST_STACK=/some/home uses a running stack as it is, and neither starts nor stops anything.
+run uses it). RTLAKE_TEST_STACK=/some/home uses a running stack as it is: nothing is started or stopped then.
 """
 
 from __future__ import annotations
