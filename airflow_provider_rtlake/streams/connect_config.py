@@ -54,7 +54,7 @@ def epoch_of(config: Mapping[str, str]) -> Epoch | None:
     :param config: its configuration.
     """
     try:
-        return Epoch.parse(config[_EPOCH_KEY])
+        return Epoch.parse(config[_EPOCH_KEY].strip('"'))
     except (KeyError, ValueError):
         return None
 
@@ -99,8 +99,6 @@ def render_config(
         "topic.prefix": connector.topic_prefix,
         "plugin.name": "pgoutput",
         "slot.name": connector.slot_name,
-        # A slot that somebody dropped and made anew has lost changes: the task must fail, not go on.
-        "offset.mismatch.strategy": "trust_offset",
         "publication.name": connector.publication,
         "publication.autocreate.mode": "disabled",
         "table.include.list": ",".join(table_pattern(stream) for stream in connector.streams),
@@ -117,11 +115,14 @@ def render_config(
         "signal.enabled.channels": "kafka",
         "signal.kafka.topic": connector.signal_topic,
         "signal.kafka.bootstrap.servers": bootstrap_servers,
-        "signal.kafka.groupId": f"rtlake-signals-{connector.connector}",
+        "signal.kafka.groupId": signal_group(connector),
+        "signal.kafka.poll.timeout.ms": "500",
+        "signal.poll.interval.ms": "1000",
         "transforms": "epoch,unavailable",
         "transforms.epoch.type": "org.apache.kafka.connect.transforms.InsertHeader",
         "transforms.epoch.header": EPOCH_HEADER,
-        _EPOCH_KEY: epoch.text,
+        # In quotes, which arrive with it: a literal that begins with a digit would be taken for a number.
+        _EPOCH_KEY: f'"{epoch.text}"',
         "transforms.unavailable.type": "org.apache.kafka.connect.transforms.InsertHeader",
         "transforms.unavailable.header": PLACEHOLDER_HEADER,
         "transforms.unavailable.value.literal": placeholder,
@@ -158,10 +159,14 @@ _VALUES = {
     "provide.transaction.metadata": "true",
     "tombstones.on.delete": "true",
     "skipped.operations": "none",
+    "extended.headers.enabled": "false",
 }
 
 # What a declaration's own config may change.
 _TUNING = {
+    # The server takes a moment to notice that the task before has let the slot go.
+    "slot.retry.delay.ms": "1000",
+    "slot.max.retries": "30",
     "poll.interval.ms": "20",
     "max.batch.size": "8192",
     "max.queue.size": "32768",
@@ -169,6 +174,14 @@ _TUNING = {
     "producer.override.batch.size": "262144",
     "producer.override.compression.type": "lz4",
 }
+
+
+def signal_group(connector: Connector) -> str:
+    """The consumer group that Debezium reads its signals with.
+
+    :param connector: the declaration.
+    """
+    return f"rtlake-signals-{connector.connector}"
 
 
 def table_pattern(stream: Stream) -> str:

@@ -69,6 +69,13 @@ _DERIVED = {
     "errors.tolerance": None,
     "errors.deadletterqueue.topic.name": None,
     "event.processing.failure.handling.mode": None,
+    "event.converting.failure.handling.mode": None,
+    "skip.messages.without.change": None,
+    "extended.headers.enabled": None,
+    "sourceinfo.struct.maker": None,
+    "post.processors": None,
+    "transaction.metadata.factory": None,
+    "connector.plugin.version": None,
     "table.ignore.builtin": None,
 }
 _DERIVED_PREFIXES = {

@@ -16,9 +16,48 @@ from airflow_provider_rtlake.streams.schema import Column, TableSchema
 
 # What Debezium 3.7 has a form for. A column of any other type would be left out of the messages.
 _SCALARS = frozenset(
-    """smallint integer bigint oid real numeric money boolean bit character text name "char" citext json jsonb xml uuid
-    bytea date interval inet cidr macaddr macaddr8 int4range int8range numrange tsrange tstzrange daterange point hstore
-    ltree tsvector geometry geography vector halfvec sparsevec""".split()
+    [
+        "smallint",
+        "integer",
+        "bigint",
+        "oid",
+        "real",
+        "numeric",
+        "money",
+        "boolean",
+        "bit",
+        "character",
+        "text",
+        "name",
+        '"char"',
+        "citext",
+        "json",
+        "jsonb",
+        "xml",
+        "uuid",
+        "bytea",
+        "date",
+        "interval",
+        "inet",
+        "cidr",
+        "macaddr",
+        "macaddr8",
+        "int4range",
+        "int8range",
+        "numrange",
+        "tsrange",
+        "tstzrange",
+        "daterange",
+        "point",
+        "hstore",
+        "ltree",
+        "tsvector",
+        "geometry",
+        "geography",
+        "vector",
+        "halfvec",
+        "sparsevec",
+    ]
 ) | {
     "double precision",
     "bit varying",
@@ -29,8 +68,31 @@ _SCALARS = frozenset(
     "timestamp with time zone",
 }
 _ARRAY_ELEMENTS = frozenset(
-    """smallint integer bigint oid real numeric boolean character text citext json jsonb uuid date inet cidr macaddr
-    int4range int8range numrange tsrange tstzrange daterange""".split()
+    [
+        "smallint",
+        "integer",
+        "bigint",
+        "oid",
+        "real",
+        "numeric",
+        "boolean",
+        "character",
+        "text",
+        "citext",
+        "json",
+        "jsonb",
+        "uuid",
+        "date",
+        "inet",
+        "cidr",
+        "macaddr",
+        "int4range",
+        "int8range",
+        "numrange",
+        "tsrange",
+        "tstzrange",
+        "daterange",
+    ]
 ) | {
     "double precision",
     "character varying",

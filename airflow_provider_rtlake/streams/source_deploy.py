@@ -184,7 +184,7 @@ def _holds(connection: Connection, call: str, role: str, name: str) -> bool:
     bare = (
         name[1:-1].replace('""', '"') if schema else name
     )  # the schema's name is taken as it is, a table's is parsed
-    row = connection.execute(f"SELECT {call} AS held", (role, bare)).fetchone()  # noqa: S608  # one of two constants
+    row = connection.execute(f"SELECT {call} AS held", (role, bare)).fetchone()  # one of two constants
     return bool(row and row["held"])
 
 
@@ -274,6 +274,18 @@ def drop_slot(connection: Connection, slot: str, *, limit: float = 30.0) -> bool
                 return False
 
 
+def has_publication(connection: Connection, name: str) -> bool:
+    """Whether a publication is there.
+
+    :param connection: to the source database.
+    :param name: of the publication.
+    """
+    with _explained(f"looking for the publication {name}"):
+        return bool(
+            connection.execute("SELECT 1 AS found FROM pg_publication WHERE pubname = %s", (name,)).fetchall()
+        )
+
+
 def drop_publication(connection: Connection, connector: Connector) -> bool:
     """Drop a connector's publication.
 
@@ -282,10 +294,7 @@ def drop_publication(connection: Connection, connector: Connector) -> bool:
     :return: whether there was one.
     """
     with _explained(f"dropping the publication {connector.publication}"):
-        row = connection.execute(
-            "SELECT FROM pg_publication WHERE pubname = %s", (connector.publication,)
-        ).fetchone()
-        if row is None:
+        if not has_publication(connection, connector.publication):
             return False
         connection.execute(
             sql.SQL("DROP PUBLICATION IF EXISTS {}").format(sql.Identifier(connector.publication))
