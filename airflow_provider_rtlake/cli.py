@@ -1,7 +1,7 @@
 """The command line: ``rtlake up``, ``rtlake connectors plan``, ...
 
-The kit's verbs are here; every other room brings ``commands/<name>.py`` with a Typer ``app``. Only the room that is asked
-for is imported, so that a broken one leaves the others usable.
+The kit's verbs are here; every other room brings ``commands/<name>.py`` with a Typer ``app``. Only the
+room that is asked for is imported, so that a broken one leaves the others usable.
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ app.command()(verbs.fetch)
 
 @app.callback()
 def top(
-    version: Annotated[bool, typer.Option("--version", is_eager=True, help="Print the version and leave.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, help="Print the version and leave.")
+    ] = False,
 ) -> None:
     """A real-time lakehouse on one machine: install, run, declare, check."""
     if version:
@@ -66,7 +68,9 @@ def mount(name: str, module: str) -> None:
 
         app.command(name, help=f"(cannot be loaded: {reason})")(broken)
         return
-    single = len(room.registered_commands) == 1 and not room.registered_groups and room.registered_callback is None
+    single = (
+        len(room.registered_commands) == 1 and not room.registered_groups and room.registered_callback is None
+    )
     if single:  # the room is one command, not a group of one
         command = room.registered_commands[0]
         command.name = name

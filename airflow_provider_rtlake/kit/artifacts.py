@@ -1,7 +1,7 @@
 """The artifact lock: which files make a component, what they must hash to, and how they become its folder.
 
-Installing resolves nothing: every file is named by its coordinates in ``ansible/artifacts.lock.json``, fetched once into
-the cache by :mod:`airflow_provider_rtlake.kit.fetch`, and checked against its sha256 before it is used.
+Installing resolves nothing: every file is named by its coordinates in ``ansible/artifacts.lock.json``, fetched
+once into the cache by :mod:`airflow_provider_rtlake.kit.fetch`, and checked against its sha256 before it is used.
 """
 
 from __future__ import annotations
@@ -172,7 +172,9 @@ def install(component: Component, cache: Path, opt: Path) -> Path:
     """
     for artifact in component.artifacts:
         if not matches(artifact, cache / artifact.cache_path):
-            raise ArtifactRefused(f"{cache / artifact.cache_path}: missing or its sha256 is not that of the lock")
+            raise ArtifactRefused(
+                f"{cache / artifact.cache_path}: missing or its sha256 is not that of the lock"
+            )
     opt.mkdir(parents=True, exist_ok=True)
     target = opt / component.folder
     building = Path(tempfile.mkdtemp(prefix=f".{component.folder}-", dir=opt))

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
+import psutil  # type: ignore[import-untyped]
 
 from airflow_provider_rtlake.exceptions import RtlakeError
 from airflow_provider_rtlake.kit import artifacts, health, preflight, supervise
@@ -48,7 +48,9 @@ def examine(home: Path, project: Path) -> list[Finding]:
 
 def _java() -> Finding:
     java = preflight.find_java17()
-    return Finding("Java 17", java is not None, str(java or "not found"), "apt-get install openjdk-17-jre-headless")
+    return Finding(
+        "Java 17", java is not None, str(java or "not found"), "apt-get install openjdk-17-jre-headless"
+    )
 
 
 def _disk(home: Path) -> Finding:
@@ -56,12 +58,22 @@ def _disk(home: Path) -> Finding:
     while not there.exists():
         there = there.parent
     free = shutil.disk_usage(there).free // 2**20
-    return Finding("disk", free > _LOW_DISK_MB, f"{free} MB free at {there}", "free some space: services stop working on a full disk")
+    return Finding(
+        "disk",
+        free > _LOW_DISK_MB,
+        f"{free} MB free at {there}",
+        "free some space: services stop working on a full disk",
+    )
 
 
 def _memory() -> Finding:
     free = psutil.virtual_memory().available // 2**20
-    return Finding("memory", free > _LOW_MEMORY_MB, f"{free} MB available", "stop something, or run fewer components: rtlake up --without …")
+    return Finding(
+        "memory",
+        free > _LOW_MEMORY_MB,
+        f"{free} MB available",
+        "stop something, or run fewer components: rtlake up --without …",
+    )
 
 
 def _lock(home: Path, project: Path) -> Finding:
@@ -80,7 +92,12 @@ def _secrets(stack: Stack) -> Iterator[Finding]:
     folder = stack.home / "secrets"
     missing = sorted(n for n in names if not (folder / n).exists())
     open_ = sorted(p.name for p in folder.glob("*") if p.stat().st_mode & 0o077)
-    yield Finding("secrets", not missing, f"missing: {', '.join(missing)}" if missing else "all there", "./rtlake up --converge")
+    yield Finding(
+        "secrets",
+        not missing,
+        f"missing: {', '.join(missing)}" if missing else "all there",
+        "./rtlake up --converge",
+    )
     if open_:
         yield Finding("secrets", False, f"readable by others: {', '.join(open_)}", f"chmod 600 {folder}/*")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
+import psutil  # type: ignore[import-untyped]
 
 from airflow_provider_rtlake.exceptions import WaitTimeout
 from airflow_provider_rtlake.kit.stack import Stack
@@ -52,9 +52,9 @@ def _postgresql(stack: Stack) -> str:
 
 
 def _s3(stack: Stack) -> str:
-    from botocore.auth import S3SigV4Auth
-    from botocore.awsrequest import AWSRequest
-    from botocore.credentials import Credentials
+    from botocore.auth import S3SigV4Auth  # type: ignore[import-untyped]
+    from botocore.awsrequest import AWSRequest  # type: ignore[import-untyped]
+    from botocore.credentials import Credentials  # type: ignore[import-untyped]
 
     connection = stack.connection("rtlake_s3")
     request = AWSRequest("HEAD", f"{connection.extra['endpoint_url']}/lakehouse")
@@ -117,7 +117,8 @@ def _pinot_server_port(stack: Stack) -> int:
 
 def _flink_jobmanager(stack: Stack) -> str:
     overview = _get(f"{stack.service('flink-jobmanager').url}/overview")
-    return f"{overview['jobs-running']} jobs, {overview['slots-available']} of {overview['slots-total']} slots free"
+    slots = f"{overview['slots-available']} of {overview['slots-total']} slots free"
+    return f"{overview['jobs-running']} jobs, {slots}"
 
 
 def _flink_taskmanager(stack: Stack) -> str:
@@ -137,12 +138,18 @@ def _flink_gateway(stack: Stack) -> str:
 
 def _trino(stack: Stack) -> str:
     url, headers = f"{stack.service('trino').url}/v1/statement", {"X-Trino-User": "rtlake-health"}
-    answer = httpx.post(url, content="SELECT 1", headers=headers, timeout=REQUEST_SECONDS).raise_for_status().json()
+    answer = (
+        httpx.post(url, content="SELECT 1", headers=headers, timeout=REQUEST_SECONDS)
+        .raise_for_status()
+        .json()
+    )
     limit = time.monotonic() + REQUEST_SECONDS
     while "nextUri" in answer:
         if time.monotonic() > limit:
             raise _Unwell("a query did not end")
-        answer = httpx.get(answer["nextUri"], headers=headers, timeout=REQUEST_SECONDS).raise_for_status().json()
+        answer = (
+            httpx.get(answer["nextUri"], headers=headers, timeout=REQUEST_SECONDS).raise_for_status().json()
+        )
     if "error" in answer:
         raise _Unwell(answer["error"]["message"])
     return "a query was answered"

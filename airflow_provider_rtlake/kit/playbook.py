@@ -65,7 +65,9 @@ def converged(home: Path, project: Path, variables: dict[str, Any], kind: str) -
         return False
     lock = artifacts.load_lock(project / "ansible" / artifacts.LOCK_NAME)
     installed = [c for c in lock.values() if (home / "opt" / c.folder).exists()]
-    present = all((home / "etc" / s["component"] / f"{n}.reads").exists() for n, s in stack["services"].items())
+    present = all(
+        (home / "etc" / s["component"] / f"{n}.reads").exists() for n, s in stack["services"].items()
+    )
     return present and all(artifacts.is_installed(c, home / "opt") for c in installed)
 
 
@@ -73,7 +75,9 @@ def _stamp_path(home: Path) -> Path:
     return home / "run" / "converged"
 
 
-def run(home: Path, project: Path, variables: dict[str, Any], kind: str, say: Say, *, check: bool = False) -> int:
+def run(
+    home: Path, project: Path, variables: dict[str, Any], kind: str, say: Say, *, check: bool = False
+) -> int:
     """Run the playbook; returns how many tasks changed something.
 
     :param home: RTLAKE_HOME.
@@ -91,15 +95,25 @@ def run(home: Path, project: Path, variables: dict[str, Any], kind: str, say: Sa
     given = home / "run" / "variables.json"
     given.write_text(json.dumps(variables))
     ansible = project / "ansible"
-    command = [str(Path(sys.prefix, "bin", "ansible-playbook")), "-i", inventory_for(kind), "-e", f"@{given}", "site.yml"]
+    command = [
+        str(Path(sys.prefix, "bin", "ansible-playbook")),
+        "-i",
+        inventory_for(kind),
+        "-e",
+        f"@{given}",
+        "site.yml",
+    ]
     if check:
         command += ["--check", "--diff"]
     environment = {**os.environ, "ANSIBLE_CONFIG": str(ansible / "ansible.cfg"), "ANSIBLE_FORCE_COLOR": "0"}
     environment["ANSIBLE_HOME"] = str(home / "run" / "ansible")
     environment["PATH"] = f"{Path(sys.prefix, 'bin')}{os.pathsep}{os.environ.get('PATH', '')}"
-    with log.open("w") as out, subprocess.Popen(
-        command, cwd=ansible, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as process:
+    with (
+        log.open("w") as out,
+        subprocess.Popen(
+            command, cwd=ansible, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ) as process,
+    ):
         reader = _Reader(say)
         for line in process.stdout or ():
             out.write(line)

@@ -81,7 +81,7 @@ def wait(server: Server) -> psycopg.Connection[Any]:
         except psycopg.OperationalError as error:
             if "password authentication failed" in str(error):
                 raise TerminalError(
-                    "PostgreSQL refuses the password in secrets/postgres: another server's data or another server?"
+                    "PostgreSQL refuses the password in secrets/postgres: another server, or other data?"
                 ) from error
             if time.monotonic() > limit:
                 raise WaitTimeout(f"PostgreSQL does not answer ({error}); see {server.log}") from error
@@ -89,7 +89,11 @@ def wait(server: Server) -> psycopg.Connection[Any]:
 
 
 def converge(
-    server: Server, roles: Sequence[dict[str, Any]], databases: Sequence[dict[str, Any]], *, check: bool = False
+    server: Server,
+    roles: Sequence[dict[str, Any]],
+    databases: Sequence[dict[str, Any]],
+    *,
+    check: bool = False,
 ) -> list[str]:
     """Make what is missing, mend what differs; returns what was done.
 
@@ -113,7 +117,7 @@ def converge(
     return changes
 
 
-def _run(connection: psycopg.Connection[Any], statement: sql.Composable, check: bool) -> None:
+def _run(connection: psycopg.Connection[Any], statement: sql.Composed, check: bool) -> None:
     if not check:
         connection.execute(statement)
 
@@ -131,7 +135,7 @@ def _role(connection: psycopg.Connection[Any], role: dict[str, Any], check: bool
         changes.append(f"role {name}")
     if row is None or have != attributes or not password_matches(role["password"], row[0]):
         words = sql.SQL(" ").join(
-            sql.SQL(a if a in attributes else f"NO{a}") for a in ("LOGIN", "REPLICATION")  # type: ignore[arg-type]
+            sql.SQL(a if a in attributes else f"NO{a}") for a in ("LOGIN", "REPLICATION")
         )
         statement = sql.SQL("ALTER ROLE {} {} PASSWORD {}").format(
             sql.Identifier(name), words, sql.Literal(scram_verifier(role["password"]))
@@ -140,7 +144,11 @@ def _role(connection: psycopg.Connection[Any], role: dict[str, Any], check: bool
         changes.append(f"login of {name}")
     for group in role.get("member_of", []):
         if row is None or not _value(connection, "SELECT pg_has_role(%s, %s, 'MEMBER')", [name, group]):
-            _run(connection, sql.SQL("GRANT {} TO {}").format(sql.Identifier(group), sql.Identifier(name)), check)
+            _run(
+                connection,
+                sql.SQL("GRANT {} TO {}").format(sql.Identifier(group), sql.Identifier(name)),
+                check,
+            )
             changes.append(f"{name} in {group}")
     return changes
 
@@ -149,7 +157,8 @@ def _database(connection: psycopg.Connection[Any], database: dict[str, Any], che
     name, owner = sql.Identifier(database["name"]), sql.Identifier(database["owner"])
     changes = []
     found = connection.execute(
-        "SELECT pg_get_userbyid(datdba), has_database_privilege('public', oid, 'CONNECT') FROM pg_database WHERE datname = %s",
+        "SELECT pg_get_userbyid(datdba), has_database_privilege('public', oid, 'CONNECT') "
+        "FROM pg_database WHERE datname = %s",
         [database["name"]],
     ).fetchone()
     if found is None:
@@ -166,11 +175,15 @@ def _database(connection: psycopg.Connection[Any], database: dict[str, Any], che
             connection, "SELECT has_database_privilege(%s, %s, 'CONNECT')", [role, database["name"]]
         )
         if not allowed or (found is not None and found[1]):
-            _run(connection, sql.SQL("GRANT CONNECT ON DATABASE {} TO {}").format(name, sql.Identifier(role)), check)
+            _run(
+                connection,
+                sql.SQL("GRANT CONNECT ON DATABASE {} TO {}").format(name, sql.Identifier(role)),
+                check,
+            )
             changes.append(f"{role} may enter {database['name']}")
     return changes
 
 
 def _value(connection: psycopg.Connection[Any], query: str, values: list[Any]) -> Any:
-    row = connection.execute(query, values).fetchone()  # type: ignore[arg-type]
+    row = connection.execute(query, values).fetchone()
     return row[0] if row else None

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import psutil
+import psutil  # type: ignore[import-untyped]
 
 _SOCKET_PATH_LIMIT = 100  # bytes; Linux allows 107
 _LOOPBACK = "127.0.0.1"
@@ -108,7 +108,9 @@ def _disk(wanted: Wanted) -> list[str]:
         there = there.parent
     free = shutil.disk_usage(there).free / 2**20
     if free < wanted.disk_mb:
-        return [f"{free:.0f} MB free at {there}, {wanted.disk_mb} MB needed; set RTLAKE_HOME to a larger disk"]
+        return [
+            f"{free:.0f} MB free at {there}, {wanted.disk_mb} MB needed; set RTLAKE_HOME to a larger disk"
+        ]
     return []
 
 
@@ -118,7 +120,10 @@ def _home(wanted: Wanted) -> list[str]:
         problems.append(f"{wanted.home} is too long a path for a socket in it; choose a shorter RTLAKE_HOME")
     if os.geteuid() == 0:  # some services run under other users, who must come through
         closed = [p for p in wanted.home.parents if p.exists() and not p.stat().st_mode & 0o001]
-        problems += [f"{p} cannot be entered by other users, under whom services run; chmod o+x it or move RTLAKE_HOME" for p in closed]
+        problems += [
+            f"{p} cannot be entered by other users, under whom services run; chmod o+x it or move RTLAKE_HOME"
+            for p in closed
+        ]
     return problems
 
 
@@ -140,7 +145,8 @@ def ports_taken(ports: Mapping[str, int], ours: Callable[[int], bool]) -> list[s
         if pid is None or not ours(pid):
             who = f"process {pid} ({_process_name(pid)})" if pid else "another user's process"
             problems.append(
-                f"port {port} ({name}) is taken by {who}; stop it, or move all ports with 'rtlake up --port-offset N'"
+                f"port {port} ({name}) is taken by {who}; stop it, "
+                "or move all ports with 'rtlake up --port-offset N'"
             )
     return problems
 
@@ -157,13 +163,13 @@ def _free(port: int) -> bool:
 
 def _process_name(pid: int) -> str:
     try:
-        return psutil.Process(pid).name()
+        return str(psutil.Process(pid).name())
     except psutil.Error:
         return "gone"
 
 
 def is_ours(pid: int, home: Path) -> bool:
-    """Whether a process was started by this installation: below its supervisord, or from its start scripts' folder.
+    """Whether a process was started by this installation: below its supervisord or in its folders.
 
     :param home: RTLAKE_HOME.
     """

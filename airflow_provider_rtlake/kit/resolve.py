@@ -1,4 +1,4 @@
-"""Makes the artifact lock: asks Maven and pip once which files the wanted components need, and hashes them."""
+"""Makes the artifact lock: asks Maven and pip once which files the components need, and hashes them."""
 
 from __future__ import annotations
 
@@ -51,7 +51,11 @@ def resolve(wanted: dict[str, Any], cache: Path, say: Say) -> Component:
         placing = {k: entry[k] for k in _PLACING if k in entry}
         if "only" in placing:
             placing["only"] = tuple(placing["only"])
-        found.append(_maven_file(entry["maven"], placing, cache) if "maven" in entry else _pypi_file(entry, placing, cache))
+        found.append(
+            _maven_file(entry["maven"], placing, cache)
+            if "maven" in entry
+            else _pypi_file(entry, placing, cache)
+        )
     return Component(name=wanted["component"], version=str(wanted["version"]), artifacts=tuple(found))
 
 
@@ -88,7 +92,7 @@ def _dependency(coordinates: str, extra: str) -> str:
 
 
 def parse_listing(text: str) -> list[str]:
-    """Coordinates (``group:artifact:version[:extension[:classifier]]``) of a ``dependency:list`` output file."""
+    """What a ``dependency:list`` file names, as ``group:artifact:version[:extension[:classifier]]``."""
     found = []
     for line in text.splitlines():
         parts = line.strip().split(" ")[0].split(":")
@@ -104,10 +108,18 @@ def parse_listing(text: str) -> list[str]:
 def _tree(group: dict[str, Any], cache: Path) -> list[Artifact]:
     with tempfile.TemporaryDirectory(prefix="rtlake-lock-") as temporary:
         root = Path(temporary)
-        (root / "pom.xml").write_text(tree_pom(group["maven"], group.get("exclude", []), group.get("managed", [])))
+        (root / "pom.xml").write_text(
+            tree_pom(group["maven"], group.get("exclude", []), group.get("managed", []))
+        )
         listing = root / "list.txt"
         run_maven(
-            ["-f", str(root / "pom.xml"), f"{DEPENDENCY_PLUGIN}:list", "-DincludeScope=runtime", f"-DoutputFile={listing}"]
+            [
+                "-f",
+                str(root / "pom.xml"),
+                f"{DEPENDENCY_PLUGIN}:list",
+                "-DincludeScope=runtime",
+                f"-DoutputFile={listing}",
+            ]
         )
         coordinates = parse_listing(listing.read_text())
     placing = {k: group[k] for k in _PLACING if k in group}

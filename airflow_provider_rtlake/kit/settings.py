@@ -1,4 +1,4 @@
-"""What the user chose for this RTLAKE_HOME: remembered in ``etc/settings.json`` and given to the playbook as variables."""
+"""What was chosen for this RTLAKE_HOME: kept in ``etc/settings.json``, given to the playbook as variables."""
 
 from __future__ import annotations
 

@@ -127,9 +127,13 @@ class Stack:
     @classmethod
     def _parse(cls, data: dict[str, Any]) -> Stack:
         services = {
-            name: Service(name, s["component"], int(s["port"]), s["url"], Path(s["log"])) for name, s in data["services"].items()
+            name: Service(name, s["component"], int(s["port"]), s["url"], Path(s["log"]))
+            for name, s in data["services"].items()
         }
-        connections = {name: Connection(conn_id=name, home=Path(data["home"]), **c) for name, c in data["connections"].items()}
+        connections = {
+            name: Connection(conn_id=name, home=Path(data["home"]), **c)
+            for name, c in data["connections"].items()
+        }
         return cls(
             home=Path(data["home"]),
             project=Path(data["project"]),
@@ -174,7 +178,7 @@ class Stack:
         """A REST client for a connection.
 
         :param service: its name in messages.
-        :param kwargs: as for :class:`~airflow_provider_rtlake.clients.rest.RestClient`; ``path`` is appended to the URL.
+        :param kwargs: as for :class:`~airflow_provider_rtlake.clients.rest.RestClient`; and ``path``.
         """
         from airflow_provider_rtlake.clients.rest import RestClient
 
@@ -190,7 +194,12 @@ class Stack:
         c = self.connection(conn_id)
         options: dict[str, Any] = {"connect_timeout": 10, **kwargs}
         return psycopg.connect(
-            host=c.host, port=c.port, user=c.login, password=self.password(conn_id), dbname=c.schema, **options
+            host=c.host,
+            port=c.port,
+            user=c.login,
+            password=self.password(conn_id),
+            dbname=c.schema,
+            **options,
         )
 
     @property

@@ -79,7 +79,12 @@ class Supervisord(Supervisor):
             raise SupervisorError(f"{config} is missing; run 'rtlake up --converge'")
         command = [sys.executable, "-m", "supervisor.supervisord", "-c", str(config)]
         done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, start_new_session=True
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            start_new_session=True,
         )
         if done.returncode != 0:
             raise SupervisorError(f"supervisord did not start: {done.stderr.strip() or done.stdout.strip()}")
@@ -210,7 +215,9 @@ def is_stale(home: Path, component: str, name: str) -> bool:
         return True
 
 
-def converge(home: Path, kind: str, component: str, names: Sequence[str], *, check: bool = False) -> list[str]:
+def converge(
+    home: Path, kind: str, component: str, names: Sequence[str], *, check: bool = False
+) -> list[str]:
     """Start what does not run, restart what is stale; returns their names and does not wait for readiness.
 
     :param home: RTLAKE_HOME.

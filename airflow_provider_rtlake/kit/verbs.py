@@ -24,7 +24,14 @@ from airflow_provider_rtlake.kit.stack import Stack, default_home
 
 # Stopped from left to right: what depends on others first. Pinot hangs when its ZooKeeper goes before it.
 STOP_ORDER: tuple[tuple[str, ...], ...] = (
-    ("airflow-api-server", "airflow-scheduler", "airflow-dag-processor", "airflow-triggerer", "trino", "flink-sql-gateway"),
+    (
+        "airflow-api-server",
+        "airflow-scheduler",
+        "airflow-dag-processor",
+        "airflow-triggerer",
+        "trino",
+        "flink-sql-gateway",
+    ),
     ("connect", "flink-taskmanager", "pinot"),
     ("flink-jobmanager",),
     ("kafka", "nessie", "zookeeper"),
@@ -50,12 +57,22 @@ def say(text: str) -> None:
 
 
 def up(
-    port_offset: Annotated[int | None, typer.Option(help="Added to every port; remembered.", min=0, max=45000)] = None,
-    only: Annotated[list[str] | None, typer.Option(help="Only this component and what it needs; repeatable, remembered.")] = None,
-    without: Annotated[list[str] | None, typer.Option(help="All but this component; repeatable, remembered.")] = None,
+    port_offset: Annotated[
+        int | None, typer.Option(help="Added to every port; remembered.", min=0, max=45000)
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Only this component and what it needs; repeatable, remembered.")
+    ] = None,
+    without: Annotated[
+        list[str] | None, typer.Option(help="All but this component; repeatable, remembered.")
+    ] = None,
     everything: Annotated[bool, typer.Option("--all", help="All components again.")] = False,
-    supervisor: Annotated[str | None, typer.Option(help="systemd or supervisord; chosen by itself if not given.")] = None,
-    converge: Annotated[bool, typer.Option("--converge", help="Run the playbook even if nothing seems changed.")] = False,
+    supervisor: Annotated[
+        str | None, typer.Option(help="systemd or supervisord; chosen by itself if not given.")
+    ] = None,
+    converge: Annotated[
+        bool, typer.Option("--converge", help="Run the playbook even if nothing seems changed.")
+    ] = False,
     check: Annotated[bool, typer.Option("--check", help="Only tell what the playbook would change.")] = False,
 ) -> None:
     """Install what is missing, start everything, wait until all services answer."""
@@ -118,7 +135,12 @@ def _split(values: list[str] | None) -> list[str]:
 
 
 def _choices(
-    home: Path, port_offset: int | None, only: list[str], without: list[str], everything: bool, supervisor: str | None
+    home: Path,
+    port_offset: int | None,
+    only: list[str],
+    without: list[str],
+    everything: bool,
+    supervisor: str | None,
 ) -> tuple[dict[str, Any], str]:
     remembered = settings.load(home)
     kind = supervisor or remembered.pop("supervisor", None) or playbook.default_supervisor()
@@ -170,7 +192,7 @@ def status(
     stack = Stack.load()
     answers = health.check_all(stack)
     if as_json:
-        services = {n: {k: v for k, v in dataclasses.asdict(h).items()} for n, h in answers.items()}
+        services = {n: dataclasses.asdict(h) for n, h in answers.items()}
         typer.echo(json.dumps({"services": services}))
     else:
         Console().print(status_table(stack, answers))
@@ -198,7 +220,15 @@ def logs(
     stack = Stack.load()
     log = stack.service(service).log
     if stack.supervisor == "systemd":
-        command = ["journalctl", "-u", f"rtlake-{service}", "-n", str(lines), "--no-pager", *(["-f"] if follow else [])]
+        command = [
+            "journalctl",
+            "-u",
+            f"rtlake-{service}",
+            "-n",
+            str(lines),
+            "--no-pager",
+            *(["-f"] if follow else []),
+        ]
     else:
         command = ["tail", "-n", str(lines), *(["-F"] if follow else []), str(log)]
     raise typer.Exit(subprocess.run(command, check=False).returncode)
@@ -262,7 +292,9 @@ def _remove_units(stack: Stack) -> None:
 
 
 def lock(
-    components: Annotated[list[str] | None, typer.Argument(help="Only these; the others keep their entries.")] = None,
+    components: Annotated[
+        list[str] | None, typer.Argument(help="Only these; the others keep their entries.")
+    ] = None,
 ) -> None:
     """Resolve ansible/artifacts/*.yml anew and write ansible/artifacts.lock.json."""
     from airflow_provider_rtlake.kit import resolve
@@ -270,7 +302,10 @@ def lock(
     folder = project() / "ansible"
     variables = yaml.safe_load((folder / "group_vars" / "all" / "versions.yml").read_text())
     path = folder / artifacts.LOCK_NAME
-    wanted = {w["component"]: w for w in (resolve.load_wanted(f, variables) for f in sorted((folder / "artifacts").glob("*.yml")))}
+    wanted = {
+        w["component"]: w
+        for w in (resolve.load_wanted(f, variables) for f in sorted((folder / "artifacts").glob("*.yml")))
+    }
     unknown = sorted(set(components or ()) - wanted.keys())
     if unknown:
         raise UserError(f"no component {', '.join(unknown)} under {folder / 'artifacts'}")
@@ -278,8 +313,13 @@ def lock(
     found = {n: c for n, c in found.items() if n in wanted}
     for name in components or wanted:
         found[name] = resolve.resolve(wanted[name], cache(), say)
-    current = artifacts.load_lock(path) if components and path.exists() else {}  # others may have written meanwhile
-    merged = {**{n: c for n, c in current.items() if n in wanted}, **{n: found[n] for n in (components or wanted)}}
+    current = (
+        artifacts.load_lock(path) if components and path.exists() else {}
+    )  # others may have written meanwhile
+    merged = {
+        **{n: c for n, c in current.items() if n in wanted},
+        **{n: found[n] for n in (components or wanted)},
+    }
     path.write_text(artifacts.dump_lock(merged.values()))
     for component in merged.values():
         megabytes = sum(a.size for a in component.artifacts) / 1e6

@@ -27,7 +27,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         for unit in units:
             files += self._unit_files(role, unit, plain)
         arguments["files"] = files
-        result.update(self._execute_module(module_name="rtlake_files", module_args=arguments, task_vars=task_vars))
+        result.update(
+            self._execute_module(module_name="rtlake_files", module_args=arguments, task_vars=task_vars)
+        )
         return result
 
     def _rendered(self, role: str, entry: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
@@ -60,8 +62,18 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         if str(self._templar.template(self._vars["rtlake_supervisor"])) == "systemd":
             unit_path = f"/etc/systemd/system/rtlake-{name}.service"
             common[0]["content"] += f"{unit_path}\n"
-            common.append({"path": unit_path, "template": "unit.service.j2", "mode": "0644", "owner": "root", "group": "root"})
+            common.append(
+                {
+                    "path": unit_path,
+                    "template": "unit.service.j2",
+                    "mode": "0644",
+                    "owner": "root",
+                    "group": "root",
+                }
+            )
         else:
             path = etc / "supervisor" / "conf.d" / f"{name}.conf"
-            common.append({"path": str(path), "template": "program.conf.j2", "mode": "0644", "owner": "", "group": ""})
+            common.append(
+                {"path": str(path), "template": "program.conf.j2", "mode": "0644", "owner": "", "group": ""}
+            )
         return [self._rendered("common", entry, extra) for entry in common]

@@ -12,7 +12,7 @@ DOCUMENTATION = r"""
 ---
 module: rtlake_artifacts
 short_description: Components of the artifact lock, fetched, verified, installed
-description: Fetches missing files into the cache, checks each against its sha256 and puts the component's folder together.
+description: Fetches what the cache lacks, checks each file's sha256 and puts the component's folder together.
 options:
   components: {description: Names in the lock, type: list, elements: str, required: true}
   lock: {description: The lock file, type: path, required: true}
@@ -48,7 +48,9 @@ def main() -> None:
         from airflow_provider_rtlake.exceptions import RtlakeError
         from airflow_provider_rtlake.kit import artifacts, fetch
     except ImportError:
-        module.fail_json(msg="runs only in RTLake's environment: use ./rtlake", exception=traceback.format_exc())
+        module.fail_json(
+            msg="runs only in RTLake's environment: use ./rtlake", exception=traceback.format_exc()
+        )
     opt, cache = Path(module.params["opt"]), Path(module.params["cache"])
     try:
         lock = artifacts.load_lock(Path(module.params["lock"]))

@@ -64,7 +64,7 @@ def apply(entry: dict[str, Any], defaults: tuple[str, str], check: bool) -> tupl
 
 
 def write(path: Path, content: str, mode: int, check: bool) -> tuple[bool, dict[str, str]]:
-    """Replace the file when its contents differ; never readable by more than the mode allows, not for a moment."""
+    """Replace the file when its contents differ; it is never readable by more than the mode allows."""
     old = path.read_text() if path.exists() else ""
     if path.exists() and old == content:
         return False, {}

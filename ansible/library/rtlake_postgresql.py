@@ -11,13 +11,19 @@ DOCUMENTATION = r"""
 ---
 module: rtlake_postgresql
 short_description: PostgreSQL roles and databases
-description: Waits for the server, then brings roles, their passwords and memberships, databases and their owners about. Use with no_log.
+description: >-
+  Waits for the server, then brings roles, their passwords and memberships, databases and their owners about.
+  Use with no_log.
 options:
   host: {description: Address, type: str, required: true}
   port: {description: Port, type: int, required: true}
   password: {description: Password of the superuser postgres, type: str, required: true}
   log: {description: Log file named when it does not answer, type: path, required: true}
-  roles: {description: Each with name, password, attributes and member_of, type: list, elements: dict, required: true}
+  roles:
+    description: Each with name, password, attributes and member_of.
+    type: list
+    elements: dict
+    required: true
   databases: {description: Each with name, owner and connect, type: list, elements: dict, required: true}
 author: [RTLake]
 """
@@ -54,7 +60,9 @@ def main() -> None:
         from airflow_provider_rtlake.exceptions import RtlakeError
         from airflow_provider_rtlake.kit import postgres
     except ImportError:
-        module.fail_json(msg="runs only in RTLake's environment: use ./rtlake", exception=traceback.format_exc())
+        module.fail_json(
+            msg="runs only in RTLake's environment: use ./rtlake", exception=traceback.format_exc()
+        )
     p = module.params
     server = postgres.Server(p["host"], p["port"], p["password"], p["log"])
     try:

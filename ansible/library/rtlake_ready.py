@@ -12,7 +12,8 @@ DOCUMENTATION = r"""
 ---
 module: rtlake_ready
 short_description: Waits until services answer real requests
-description: Asks all services side by side until each has answered; fails with the log's last lines of those that did not.
+description: >-
+  Asks all services side by side until each has answered; fails with the last log lines of those that did not.
 options:
   home: {description: RTLAKE_HOME, type: path, required: true}
   seconds: {description: Longest wait, type: int, required: true}
@@ -30,7 +31,10 @@ services: {description: Seconds until each was healthy, type: dict, returned: su
 def main() -> None:
     """Run."""
     module = AnsibleModule(
-        argument_spec={"home": {"type": "path", "required": True}, "seconds": {"type": "int", "required": True}},
+        argument_spec={
+            "home": {"type": "path", "required": True},
+            "seconds": {"type": "int", "required": True},
+        },
         supports_check_mode=True,
     )
     if module.check_mode:
@@ -39,7 +43,9 @@ def main() -> None:
         from airflow_provider_rtlake.exceptions import RtlakeError
         from airflow_provider_rtlake.kit import health, stack
     except ImportError:
-        module.fail_json(msg="runs only in RTLake's environment: use ./rtlake", exception=traceback.format_exc())
+        module.fail_json(
+            msg="runs only in RTLake's environment: use ./rtlake", exception=traceback.format_exc()
+        )
     try:
         seconds = health.wait_all(stack.Stack.load(Path(module.params["home"])), module.params["seconds"])
     except RtlakeError as error:

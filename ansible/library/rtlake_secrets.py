@@ -42,7 +42,10 @@ def make(kind: str) -> str:
 def main() -> None:
     """Run."""
     module = AnsibleModule(
-        argument_spec={"folder": {"type": "path", "required": True}, "names": {"type": "dict", "required": True}},
+        argument_spec={
+            "folder": {"type": "path", "required": True},
+            "names": {"type": "dict", "required": True},
+        },
         supports_check_mode=True,
     )
     folder = Path(module.params["folder"])

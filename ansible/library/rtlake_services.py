@@ -12,7 +12,9 @@ DOCUMENTATION = r"""
 ---
 module: rtlake_services
 short_description: Services under supervisord or systemd
-description: Starts what is not running and restarts what was started with other files than are there now. Does not wait for readiness.
+description: >-
+  Starts what is not running and restarts what was started with other files than are there now.
+  Does not wait for readiness.
 options:
   supervisor: {description: Who runs the services, type: str, choices: [supervisord, systemd], required: true}
   home: {description: RTLAKE_HOME, type: path, required: true}
@@ -44,10 +46,14 @@ def main() -> None:
         from airflow_provider_rtlake.exceptions import RtlakeError
         from airflow_provider_rtlake.kit import supervise
     except ImportError:
-        module.fail_json(msg="runs only in RTLake's environment: use ./rtlake", exception=traceback.format_exc())
+        module.fail_json(
+            msg="runs only in RTLake's environment: use ./rtlake", exception=traceback.format_exc()
+        )
     p = module.params
     try:
-        started = supervise.converge(Path(p["home"]), p["supervisor"], p["component"], p["names"], check=module.check_mode)
+        started = supervise.converge(
+            Path(p["home"]), p["supervisor"], p["component"], p["names"], check=module.check_mode
+        )
     except RtlakeError as error:
         module.fail_json(msg=str(error))
     module.exit_json(changed=bool(started), started=started)
