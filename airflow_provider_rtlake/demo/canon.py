@@ -18,7 +18,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from airflow_provider_rtlake.pinot_config.realtime import Kind
-from airflow_provider_rtlake.scd2.types import (
+from airflow_provider_rtlake.scd2.values import (
     DAY_US,
     MAX_DATE,
     MAX_TIMESTAMP,
