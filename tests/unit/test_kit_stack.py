@@ -1,0 +1,228 @@
+"""What is installed, what was chosen, what the playbook would do again."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from airflow_provider_rtlake.exceptions import UserError, WaitTimeout
+from airflow_provider_rtlake.kit import health, playbook, postgres, preflight, settings, supervise
+from airflow_provider_rtlake.kit.stack import Stack
+
+CONNECTION = {
+    "conn_type": "postgres",
+    "host": "127.0.0.1",
+    "port": 1,
+    "login": "u",
+    "schema": "d",
+    "secret": "pw",
+    "extra": {},
+}
+SERVICE = {"component": "postgresql", "port": 1, "url": "postgresql://127.0.0.1:1", "log": "/nowhere/postgresql.log"}
+
+
+def install(home: Path, **changes: Any) -> Path:
+    data = {
+        "home": str(home),
+        "project": "/p",
+        "supervisor": "supervisord",
+        "port_offset": 0,
+        "components": ["postgresql"],
+        "services": {"postgresql": SERVICE},
+        "connections": {"rtlake_source": CONNECTION},
+        **changes,
+    }
+    (home / "etc").mkdir(parents=True, exist_ok=True)
+    (home / "secrets").mkdir(exist_ok=True)
+    (home / "etc" / "stack.json").write_text(json.dumps(data))
+    return home
+
+
+def test_stack_reads_connections_and_secrets(tmp_path: Path) -> None:
+    install(tmp_path)
+    (tmp_path / "secrets" / "pw").write_text("hidden\n")
+    stack = Stack.load(tmp_path)
+    assert stack.connection("rtlake_source").password == stack.password("rtlake_source") == "hidden"
+    assert "hidden" not in repr(stack)
+    assert stack.service("postgresql").port == 1
+
+
+def test_stack_errors_name_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RTLAKE_HOME", str(tmp_path))
+    with pytest.raises(UserError, match="rtlake up"):
+        Stack.load()
+    install(tmp_path)
+    stack = Stack.load()
+    with pytest.raises(UserError, match=r"no service 'kafk'; there are: postgresql"):
+        stack.service("kafk")
+    with pytest.raises(UserError, match="rtlake_source"):
+        stack.connection("x")
+    with pytest.raises(UserError, match="secrets/pw is missing"):
+        stack.password("rtlake_source")
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"home": 1}'])
+def test_damaged_stack_is_a_users_error(tmp_path: Path, text: str) -> None:
+    install(tmp_path)
+    (tmp_path / "etc" / "stack.json").write_text(text)
+    with pytest.raises(UserError, match="damaged"):
+        Stack.load(tmp_path)
+
+
+def test_components_bring_what_they_need() -> None:
+    known = ["postgresql", "s3proxy", "zookeeper", "kafka", "connect", "nessie", "pinot"]
+    assert settings.choose(known, ["nessie"], []) == ["postgresql", "s3proxy", "nessie"]
+    assert settings.choose(known, [], ["pinot", "zookeeper"]) == ["postgresql", "s3proxy", "kafka", "connect", "nessie"]
+    with pytest.raises(UserError, match="kafka is left out"):
+        settings.choose(known, ["connect"], ["kafka"])
+    with pytest.raises(UserError, match="no component kafkas; there are: postgresql"):
+        settings.choose(known, ["kafkas"], [])
+
+
+def test_every_component_of_the_playbook_is_known() -> None:
+    project = Path(__file__).parents[2]
+    known = settings.all_components(project)
+    assert set(settings.NEEDS) <= set(known)
+    assert {n for needs in settings.NEEDS.values() for n in needs} <= set(known)
+    for component in known:
+        assert (project / "ansible" / "roles" / component / "tasks" / "main.yml").exists(), component
+
+
+def test_settings_are_remembered_and_damage_is_named(tmp_path: Path) -> None:
+    assert settings.load(tmp_path) == {}
+    settings.save(tmp_path, {"rtlake_port_offset": 5})
+    assert settings.load(tmp_path) == {"rtlake_port_offset": 5}
+    settings.settings_path(tmp_path).write_text("{")
+    with pytest.raises(UserError, match=r"settings\.json"):
+        settings.load(tmp_path)
+
+
+def test_stamp_sees_files_variables_and_inventory(tmp_path: Path) -> None:
+    (tmp_path / "ansible" / "roles").mkdir(parents=True)
+    (tmp_path / "requirements").mkdir()
+    (tmp_path / "requirements" / "lock.txt").write_text("a==1")
+    template = tmp_path / "ansible" / "roles" / "x.j2"
+    template.write_text("one")
+    first = playbook.stamp(tmp_path, {}, "systemd")
+    assert playbook.stamp(tmp_path, {}, "systemd") == first
+    (tmp_path / "ansible" / "__pycache__").mkdir()
+    (tmp_path / "ansible" / "__pycache__" / "x.pyc").write_text("noise")
+    assert playbook.stamp(tmp_path, {}, "systemd") == first
+    seen = {first, playbook.stamp(tmp_path, {"a": 1}, "systemd"), playbook.stamp(tmp_path, {}, "supervisord")}
+    template.write_text("two")
+    seen.add(playbook.stamp(tmp_path, {}, "systemd"))
+    assert len(seen) == 4
+
+
+def test_playbook_output_becomes_lines_and_one_failure() -> None:
+    said: list[str] = []
+    reader = playbook._Reader(said.append)
+    for line in [
+        "PLAY [Kafka] ****",
+        "ok: [localhost]",
+        "PLAY [Trino] ****",
+        "PLAY [Pinot] ***",
+        "changed: [localhost]",
+        "TASK [x] ***",
+        "[ERROR]: Task failed: port 9000 is taken",
+        "Origin: here",
+        "fatal: [localhost]: FAILED! =>",
+        "    msg: port 9000 is taken",
+        "PLAY RECAP ***",
+        "localhost : ok=2 changed=1 unreachable=0 failed=1",
+    ]:
+        reader.read(line)
+    assert [s.split(" (")[0] for s in said] == ["Kafka", "Pinot"], "a play that did nothing is not shown"
+    assert reader.failure.count("port 9000 is taken") == 1
+    assert reader.changed == 1
+
+
+def test_a_taken_port_names_its_process() -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+        problems = preflight.ports_taken({"kafka: kafka": port}, lambda _: False)
+        assert len(problems) == 1
+        assert f"port {port} (kafka: kafka)" in problems[0]
+        assert str(os.getpid()) in problems[0]
+        assert "--port-offset" in problems[0]
+        assert preflight.ports_taken({"kafka": port}, lambda pid: pid == os.getpid()) == []
+    assert preflight.ports_taken({"kafka": port}, lambda _: False) == []
+
+
+def test_a_process_in_our_folders_is_ours(tmp_path: Path) -> None:
+    assert not preflight.is_ours(os.getpid(), tmp_path / "home")
+    assert not preflight.is_ours(2**22 + 1, tmp_path)
+
+
+def test_too_little_memory_says_how_much(tmp_path: Path) -> None:
+    wanted = preflight.Wanted(home=tmp_path, supervisor="supervisord", ports={}, memory_mb=10**9, disk_mb=10**12)
+    _, problems = preflight.check(wanted)
+    assert any("MB of memory" in p and "--only" in p for p in problems)
+    assert any("MB free" in p and "RTLAKE_HOME" in p for p in problems)
+
+
+def test_fingerprint_is_what_the_start_script_computes(tmp_path: Path) -> None:
+    import subprocess
+
+    files = [tmp_path / "a", tmp_path / "b"]
+    files[0].write_text("one\n")
+    files[1].write_bytes(b"\0two")
+    script = "xargs -d '\\n' cat < \"$0\" | sha256sum | cut -d' ' -f1"
+    reads = tmp_path / "reads"
+    reads.write_text("".join(f"{f}\n" for f in files))
+    shown = subprocess.run(
+        ["bash", "-c", script, str(reads)], capture_output=True, text=True, check=True
+    ).stdout.strip()
+    assert supervise.fingerprint(map(str, files)) == shown
+
+
+def test_a_service_is_stale_when_a_file_changed(tmp_path: Path) -> None:
+    etc, var = tmp_path / "etc" / "kafka", tmp_path / "var" / "kafka"
+    etc.mkdir(parents=True)
+    var.mkdir(parents=True)
+    config = etc / "server.properties"
+    config.write_text("a=1\n")
+    (etc / "kafka.reads").write_text(f"{config}\n")
+    assert supervise.is_stale(tmp_path, "kafka", "kafka"), "never started"
+    (var / ".fingerprint-kafka").write_text(supervise.fingerprint([str(config)]) + "\n")
+    assert not supervise.is_stale(tmp_path, "kafka", "kafka")
+    config.write_text("a=2\n")
+    assert supervise.is_stale(tmp_path, "kafka", "kafka")
+
+
+def test_scram_verifier_is_postgresqls() -> None:
+    stored = postgres.scram_verifier("pencil", salt=bytes(range(16)))
+    assert stored.startswith("SCRAM-SHA-256$4096:AAECAwQFBgcICQoLDA0ODw==$")
+    assert postgres.password_matches("pencil", stored)
+    assert not postgres.password_matches("pencils", stored)
+    assert not postgres.password_matches("pencil", None)
+    assert not postgres.password_matches("pencil", "md5abc")
+    assert "pencil" not in stored
+    assert "pencil" not in repr(postgres.Server("h", 1, "pencil"))
+
+
+def test_health_of_a_dead_service_is_an_answer_not_an_error(tmp_path: Path) -> None:
+    install(tmp_path, services={"connect": {**SERVICE, "url": "http://127.0.0.1:9"}})
+    answer = health.check(Stack.load(tmp_path), "connect")
+    assert not answer.healthy
+    assert "ConnectError" in answer.detail
+
+
+def test_waiting_ends_with_the_log(tmp_path: Path) -> None:
+    log = tmp_path / "connect.log"
+    log.write_text("first\nthe reason\n")
+    install(tmp_path, services={"connect": {**SERVICE, "url": "http://127.0.0.1:9", "log": str(log)}})
+    with pytest.raises(WaitTimeout, match="the reason"):
+        health.wait_all(Stack.load(tmp_path), seconds=0)
+
+
+def test_memory_is_summed_over_the_tree() -> None:
+    assert health.tree_rss(os.getpid()) > 5
+    assert health.tree_rss(2**22 + 1) == 0
