@@ -236,9 +236,7 @@ def _staging_ddl(folder: str, settings: LaneSettings) -> str:
         "sink.rolling-policy.rollover-interval": "5 min",
         "sink.rolling-policy.check-interval": "30 s",
     }
-    return (
-        f"CREATE TEMPORARY TABLE {STAGING} (\n  {body}\n) PARTITIONED BY (`dt`) WITH (\n  {options(files)}\n)"
-    )
+    return f"CREATE TEMPORARY TABLE {STAGING} (\n  {body}\n) PARTITIONED BY (`dt`) WITH (\n  {options(files)}\n)"
 
 
 def dead_letter_ddl(topic: str, settings: LaneSettings) -> str:

@@ -27,9 +27,7 @@ class StartPoint:
     def source_options(self) -> dict[str, str]:
         """The Kafka connector's options for it."""
         if self.mode == "offsets" and self.offsets:
-            pairs = (
-                f"partition:{partition},offset:{offset}" for partition, offset in sorted(self.offsets.items())
-            )
+            pairs = (f"partition:{partition},offset:{offset}" for partition, offset in sorted(self.offsets.items()))
             return {"scan.startup.mode": "specific-offsets", "scan.startup.specific-offsets": ";".join(pairs)}
         if self.mode == "group":
             return {"scan.startup.mode": "group-offsets", "properties.auto.offset.reset": "earliest"}

@@ -141,9 +141,9 @@ def changes_view(
     """The view that adds the position of each change and leaves out what is no change.
 
     :param source: quoted table that has ``message_key`` and ``payload``.
-    :param epoch: expression of the header that names the slot's life: ``<n>:<system id>:<timeline>``.
+    :param epoch: expression of the header that names the slot's life: ``"<n>:<system id>:<timeline>"``, in quotes.
     """
-    number = f"LPAD(COALESCE(SPLIT_INDEX({epoch}, ':', 0), '0'), 6, '0')"
+    number = f"LPAD(COALESCE(SPLIT_INDEX(TRIM(BOTH '"' FROM {epoch}), ':', 0), '0'), 6, '0')"
     lsn = f"LPAD({SOURCE}.`lsn`, 20, '0')"
     # sequence is ["<last commit>","<lsn>"]; its first part is null until the stream has begun
     streamed = f"""{SOURCE}.`sequence` LIKE '["%'"""
@@ -308,7 +308,8 @@ def _placeholder_condition(columns: tuple[RealtimeColumn, ...]) -> str | None:
     With REPLICA IDENTITY FULL there is none. If there is one all the same, the change also goes to the dead letters,
     which turns the table's check red.
     """
-    sent = f"CAST(`message_headers`[{literal(PLACEHOLDER_HEADER)}] AS STRING)"
+    header = f"CAST(`message_headers`[{literal(PLACEHOLDER_HEADER)}] AS STRING)"
+    sent = f"TRIM(BOTH '\"' FROM {header})"
     spellings = f"""({sent}, '["' || {sent} || '"]', '{{"' || {sent} || '":"' || {sent} || '"}}', TO_BASE64({sent}))"""
     toastable = [column for column in columns if column.source.toastable]
     return (

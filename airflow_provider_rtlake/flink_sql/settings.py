@@ -46,7 +46,8 @@ class LaneSettings:
         :param extra: of the connection.
         """
         names = ("bronze_interval_ms", "realtime_interval_ms", "parallelism")
-        return replace(self, **{name: int(extra[name]) for name in names if name in extra})
+        chosen: dict[str, Any] = {name: int(extra[name]) for name in names if name in extra}
+        return replace(self, **chosen)
 
     def kafka_options(self, topic: str) -> dict[str, str]:
         """Options that every Kafka table has.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from airflow_provider_rtlake.clients.flink import FlinkClient, StatementResult
 from airflow_provider_rtlake.exceptions import StatementFailed, TerminalError
@@ -10,16 +10,19 @@ from airflow_provider_rtlake.flink_sql.job import EARLIEST, StartPoint
 from airflow_provider_rtlake.flink_sql.quoting import literal, table
 from airflow_provider_rtlake.flink_sql.settings import CATALOG, LaneSettings
 
-BATCH = {"execution.runtime-mode": "batch", "parallelism.default": "1", "table.local-time-zone": "UTC"}
+BATCH = {
+    "execution.runtime-mode": "batch",
+    "parallelism.default": "1",
+    "table.local-time-zone": "UTC",
+    "restart-strategy.type": "none",  # a query that fails tells why at once
+}
 
 
 class OffsetGap(TerminalError):
     """Kafka no longer has messages that bronze has not read, or the topic is another one of the same name."""
 
 
-def query(
-    client: FlinkClient, settings: LaneSettings, statement: str, *, timeout: float = 300.0
-) -> StatementResult:
+def query(client: FlinkClient, settings: LaneSettings, statement: str, *, timeout: float = 300.0) -> StatementResult:
     """Run a bounded query over the lakehouse on the Flink cluster.
 
     :param client: of the cluster.
@@ -50,8 +53,8 @@ def table_exists(client: FlinkClient, settings: LaneSettings, name: str) -> bool
     return any(str(row[0]) == short for row in rows)
 
 
-def next_offsets(client: FlinkClient, settings: LaneSettings, name: str) -> dict[int, int]:
-    """The first offset of each partition that a bronze table does not have.
+def next_offsets(client: FlinkClient, settings: LaneSettings, name: str, partitions: Iterable[int]) -> dict[int, int]:
+    """The first offset of each partition that a bronze table does not have; partitions without rows are left out.
 
     Flink commits all partitions of a checkpoint in one Iceberg snapshot and reads each in order, so everything below
     the highest offset of a partition is in the table.
@@ -59,14 +62,16 @@ def next_offsets(client: FlinkClient, settings: LaneSettings, name: str) -> dict
     :param client: of the cluster.
     :param settings: of the lanes.
     :param name: bronze table, ``namespace.name``.
+    :param partitions: of the topic.
     """
-    if not table_exists(client, settings, name):
+    numbers = sorted(partitions)
+    if not numbers or not table_exists(client, settings, name):
         return {}
-    statement = (
-        "SELECT `topic_partition`, MAX(`topic_offset`) "  # noqa: S608 (the name is quoted)
-        f"FROM {table(name, CATALOG)} GROUP BY `topic_partition`"
-    )
-    return {int(row[0]): int(row[1]) + 1 for row in query(client, settings, statement).rows}
+    # Not GROUP BY: that needs managed memory, which a small TaskManager has none of
+    columns = ", ".join(f"MAX(CASE WHEN `topic_partition` = {n} THEN `topic_offset` END)" for n in numbers)
+    statement = f"SELECT {columns} FROM {table(name, CATALOG)}"  # noqa: S608 (numbers, and a quoted name)
+    row = query(client, settings, statement).rows[0]
+    return {n: int(highest) + 1 for n, highest in zip(numbers, row, strict=True) if highest is not None}
 
 
 def bronze_start(

@@ -73,6 +73,4 @@ def decide(fingerprint: str, seen: Sequence[SeenJob]) -> Decision:
             reason="its statements or settings changed",
         )
     ended = next((entry.job.state.value for entry in by_age if entry.job.state.is_terminal), None)
-    return Decision(
-        "start", wait_for=ending, reason=f"the last one is {ended}" if ended else "it does not run"
-    )
+    return Decision("start", wait_for=ending, reason=f"the last one is {ended}" if ended else "it does not run")

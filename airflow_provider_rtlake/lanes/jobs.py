@@ -86,9 +86,7 @@ def seen_jobs(client: FlinkClient, name: str) -> list[SeenJob]:
         if job.name != name:
             continue
         try:
-            fingerprint = (
-                None if job.state.is_terminal else client.job_parameters(job.job_id).get(FINGERPRINT_KEY)
-            )
+            fingerprint = None if job.state.is_terminal else client.job_parameters(job.job_id).get(FINGERPRINT_KEY)
         except JobNotFound:  # forgotten since the list was made
             continue
         found.append(SeenJob(job, fingerprint))
@@ -194,9 +192,7 @@ def submit(client: FlinkClient, job: RenderedJob, begin: Restore, job_id: str) -
             session.execute(insert)
         except (StatementFailed, ServiceUnavailable, WaitTimeout) as error:
             # An answer that was lost says nothing about the job; the cluster does
-            if _DUPLICATE in str(error) or (
-                not isinstance(error, StatementFailed) and is_known(client, job_id)
-            ):
+            if _DUPLICATE in str(error) or (not isinstance(error, StatementFailed) and is_known(client, job_id)):
                 return
             raise
 
@@ -210,9 +206,7 @@ def is_known(client: FlinkClient, job_id: str) -> bool:
     return True
 
 
-def stop_job(
-    client: FlinkClient, job_id: str, *, timeout: float = 180.0, target: str | None = None
-) -> str | None:
+def stop_job(client: FlinkClient, job_id: str, *, timeout: float = 180.0, target: str | None = None) -> str | None:
     """Stop a job with a savepoint, or cancel it where none can be taken. Ended when this returns.
 
     :param client: of the cluster.
@@ -271,9 +265,7 @@ def _savepoint_path(client: FlinkClient, job_id: str, trigger: str, timeout: flo
         except JobNotFound:
             return None
         if status.error:
-            raise RequestRefused(
-                "Flink", f"savepoint of job {job_id} failed: {status.error}", body=status.trace
-            )
+            raise RequestRefused("Flink", f"savepoint of job {job_id} failed: {status.error}", body=status.trace)
         if status.completed:
             return status.location
     raise WaitTimeout(f"Flink: no savepoint of job {job_id} within {timeout:g} s")

@@ -83,9 +83,7 @@ def select(lanes: Sequence[Lane], tables: Sequence[str], kinds: Sequence[str] = 
     unknown = [name for name in tables if name not in known]
     if unknown:
         raise UserError(f"not declared: {', '.join(unknown)}; declared are: {', '.join(sorted(known))}")
-    return [
-        lane for lane in lanes if (not tables or lane.source in tables) and (not kinds or lane.kind in kinds)
-    ]
+    return [lane for lane in lanes if (not tables or lane.source in tables) and (not kinds or lane.kind in kinds)]
 
 
 class LaneRunner:
@@ -141,9 +139,7 @@ class LaneRunner:
             savepoints.append(savepoint)
             return Restore(start=self.start_point(lane, accept_gap=accept_gap))
 
-        applied = apply_job(
-            self.client, lane.job, restore, dry_run=dry_run, timeout=timeout, on_submit=on_submit
-        )
+        applied = apply_job(self.client, lane.job, restore, dry_run=dry_run, timeout=timeout, on_submit=on_submit)
         for path in savepoints:
             dispose(self.client, path)
         return applied
@@ -157,8 +153,9 @@ class LaneRunner:
         if lane.bronze_table is None or lane.job.source is None:
             return StartPoint("group")
         topic = lane.job.source.topic
-        following = next_offsets(self.client, self.settings, lane.bronze_table)
-        return bronze_start(topic, following, self.kafka.end_offsets(topic), accept_gap=accept_gap)
+        ends = self.kafka.end_offsets(topic)
+        following = next_offsets(self.client, self.settings, lane.bronze_table, ends)
+        return bronze_start(topic, following, ends, accept_gap=accept_gap)
 
     def stop(self, lane: Lane, *, timeout: float = 180.0) -> list[str]:
         """Stop a lane's job; the offsets it reached are kept, and :meth:`apply` goes on from there.
@@ -237,6 +234,4 @@ def stream_of(connectors: Iterable[Connector], source: str) -> Stream:
     for stream in streams:
         if stream.source == source:
             return stream
-    raise UserError(
-        f"{source} is not declared; declared are: {', '.join(stream.source for stream in streams)}"
-    )
+    raise UserError(f"{source} is not declared; declared are: {', '.join(stream.source for stream in streams)}")
