@@ -67,7 +67,9 @@ class Memory:
         return {str(change.key) for change in self.changes}
 
     # --- merges ---
-    def merge(self, raws: Sequence[RawChange], ends: Sequence[TransactionEnd] | None = None, **options: Any) -> Plan:
+    def merge(
+        self, raws: Sequence[RawChange], ends: Sequence[TransactionEnd] | None = None, **options: Any
+    ) -> Plan:
         """One merge of what arrived (and of what waited)."""
         arrived = [*self.pending, *raws]
         changes = [self.reader.read(raw) for raw in arrived]
@@ -93,7 +95,9 @@ class Memory:
 
     def check(self) -> None:
         """Invariants that hold after every merge."""
-        for key, found in self.all_versions({stored.version.key for stored in self.versions.values()}).items():
+        for key, found in self.all_versions(
+            {stored.version.key for stored in self.versions.values()}
+        ).items():
             versions = [stored.version for stored in found]
             assert [stored.last for stored in found] == [False] * (len(found) - 1) + [True], key
             for version in versions:
@@ -106,15 +110,24 @@ class Memory:
         """What the oracle tells as well."""
         return {
             key: [
-                (sorted(found.version.values.items()), found.version.start, found.version.end, found.version.deleted)
+                (
+                    sorted(found.version.values.items()),
+                    found.version.start,
+                    found.version.end,
+                    found.version.deleted,
+                )
                 for found in group
             ]
-            for key, group in self.all_versions({stored.version.key for stored in self.versions.values()}).items()
+            for key, group in self.all_versions(
+                {stored.version.key for stored in self.versions.values()}
+            ).items()
         }
 
     def everything(self) -> dict[str, list[Version]]:
         """Whole versions, with their origin."""
         return {
             key: [found.version for found in group]
-            for key, group in self.all_versions({stored.version.key for stored in self.versions.values()}).items()
+            for key, group in self.all_versions(
+                {stored.version.key for stored in self.versions.values()}
+            ).items()
         }

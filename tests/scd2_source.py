@@ -64,11 +64,11 @@ class Source:
     def begin(self, ts: int, lsn: int | None = None) -> Transaction:
         """Start a transaction that will commit at ``ts`` (microseconds); its changes are logged from ``lsn`` on."""
         self._tx += 1
-        return Transaction(self, self._tx, ts, lsn if lsn is not None else self._lsn, copy.deepcopy(self.rows))
+        return Transaction(
+            self, self._tx, ts, lsn if lsn is not None else self._lsn, copy.deepcopy(self.rows)
+        )
 
-    def raw(
-        self, op: str, key: Any, before: Row | None, after: Row | None, **source: Any
-    ) -> RawChange:
+    def raw(self, op: str, key: Any, before: Row | None, after: Row | None, **source: Any) -> RawChange:
         """A row of bronze."""
         headers = {"rtlake.epoch": f"{self.epoch}:7000:1", **source.pop("headers", {})}
         payload = {
@@ -99,7 +99,9 @@ class Source:
         for index, (key, row) in enumerate(rows):
             marker = "last" if index == len(rows) - 1 else "true"
             found.append(
-                self.raw("r", key, None, dict(row), lsn=lsn or self._lsn, ts_us=ts, snapshot=marker, sequence=None)
+                self.raw(
+                    "r", key, None, dict(row), lsn=lsn or self._lsn, ts_us=ts, snapshot=marker, sequence=None
+                )
             )
         self.messages.append(found)
         return found

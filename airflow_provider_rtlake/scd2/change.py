@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 
 from airflow_provider_rtlake.exceptions import TerminalError
 from airflow_provider_rtlake.scd2.position import Position, epoch_number, of_source
-from airflow_provider_rtlake.scd2.types import ColumnType, ValueRefused, column_type
+from airflow_provider_rtlake.scd2.values import ColumnType, ValueRefused, column_type
 
 EPOCH_HEADER = "rtlake.epoch"
+PLACEHOLDER_HEADER = "rtlake.unavailable"  # the connector's own random text
 _KEY_HEADERS = frozenset({"__debezium.newkey", "__debezium.oldkey"})
 DEFAULT_PLACEHOLDER = "__debezium_unavailable_value"
 
@@ -181,7 +182,7 @@ class ChangeReader:
 
     :param renamed_from: new column name → old one.
     :param text_columns: columns kept as text whatever their type.
-    :param placeholder: the connector's ``unavailable.value.placeholder``.
+    :param placeholder: ``unavailable.value.placeholder`` of records without the header that tells it.
     :param excluded: columns that the declaration leaves out.
     """
 
@@ -197,6 +198,7 @@ class ChangeReader:
         self._text = text_columns
         self._excluded = excluded
         self._placeholder = Placeholder(placeholder)
+        self._placeholders: dict[str, Placeholder] = {}
         self._shapes: dict[str, Shape] = {}
 
     @property
@@ -221,7 +223,9 @@ class ChangeReader:
             row = fields.get("after") or fields["before"]
             members = [member for member in row["fields"] if member["field"] not in self._excluded]
         except (KeyError, TypeError, ValueError) as error:
-            raise UnreadableChange(f"a message's schema is not Debezium's envelope: {error!r}: {schema[:200]}") from error
+            raise UnreadableChange(
+                f"a message's schema is not Debezium's envelope: {error!r}: {schema[:200]}"
+            ) from error
         own = {member["field"] for member in members}
         columns = []
         for member in members:
@@ -250,7 +254,7 @@ class ChangeReader:
         source, op = payload["source"], payload["op"]
         position = of_source(source, epoch_number((raw.headers or {}).get(EPOCH_HEADER)))
         shape = self.shape(raw.value_schema)
-        after, unsent = self._after(payload.get("after"), shape)
+        after, unsent = self._after(payload.get("after"), shape, self._placeholder_of(raw))
         key, columns = None, frozenset[str]()
         if raw.message_key is not None:
             members = json.loads(raw.message_key)
@@ -275,14 +279,26 @@ class ChangeReader:
             snapshot=str(source.get("snapshot") or "false").lower(),
         )
 
-    def _after(self, row: dict[str, Any] | None, shape: Shape) -> tuple[dict[str, Any] | None, tuple[str, ...]]:
+    def _placeholder_of(self, raw: RawChange) -> Placeholder:
+        text = (raw.headers or {}).get(PLACEHOLDER_HEADER)
+        if text is None:
+            return self._placeholder
+        found = self._placeholders.get(text)
+        if found is None:
+            found = self._placeholders[text] = Placeholder(text)
+        return found
+
+    def _after(
+        self, row: dict[str, Any] | None, shape: Shape, placeholder: Placeholder
+    ) -> tuple[dict[str, Any] | None, tuple[str, ...]]:
         if row is None:
             return None, ()
-        placeholder = self._placeholder
         missing = [column for column in shape.columns if row.get(column.field) in placeholder]
         if not missing:
             return shape.values(row), ()
-        sent = {name: value for name, value in row.items() if name not in {column.field for column in missing}}
+        sent = {
+            name: value for name, value in row.items() if name not in {column.field for column in missing}
+        }
         values = shape.values(sent)
         for column in missing:
             del values[column.name]

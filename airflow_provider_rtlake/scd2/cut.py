@@ -101,6 +101,7 @@ def cut(
     reached: Position | None,
     end_lsn: int = 0,
     patience: Patience,
+    streaming_at: int = 0,
 ) -> Cut:
     """Divide changes into those that may be published now and those that wait.
 
@@ -111,9 +112,10 @@ def cut(
     :param ends: transaction ends that concern the table; None where the connector tells none.
     :param reached: position that the history stands at, None at first.
     :param end_lsn: log position of the last transaction end used up before.
+    :param streaming_at: arrival in Kafka of the connector's newest transaction marker, microseconds; 0 for none.
     """
     result = Cut(reached=reached, end_lsn=end_lsn)
-    fresh = []
+    fresh: list[Change] = []
     for change in changes:
         late = reached is not None and change.position <= reached
         (result.ready if late else fresh).append(change)
@@ -122,7 +124,7 @@ def cut(
         groups.setdefault(change.transaction, []).append(change)
     known = _first_ends(ends, end_lsn)
     complete = _complete(groups, known, patience, result) if ends is not None else dict.fromkeys(groups, True)
-    _hold_snapshots(groups, complete, changes, reached, patience, result)
+    _hold_snapshots(groups, complete, reached, patience, streaming_at, result)
     blocked = False
     used = set()
     for transaction in sorted(groups):
@@ -151,7 +153,7 @@ def _complete(
     counts = {
         transaction: len({change.identity for change in group})
         for transaction, group in groups.items()
-        if transaction[1] != SNAPSHOT
+        if not _is_snapshot(group)
     }
     seen = {transaction[3]: count for transaction, count in counts.items()}
     missing = [
@@ -163,46 +165,53 @@ def _complete(
     complete = {}
     for transaction, group in groups.items():
         end = ends.get(transaction[3])
-        whole = transaction[1] == SNAPSHOT or (end is not None and counts[transaction] >= end.count)
+        whole = _is_snapshot(group) or (end is not None and counts[transaction] >= end.count)
         if not whole and patience.spent(max(change.raw.kafka_ts for change in group)):
             whole = True
             result.forced += 1
-        behind = barrier is not None and end is not None and transaction[1] != SNAPSHOT and end.order >= barrier
+        behind = barrier is not None and end is not None and end.order >= barrier
         complete[transaction] = whole and not behind
     return complete
+
+
+def _is_snapshot(group: Sequence[Change]) -> bool:
+    return group[0].op == "r"
 
 
 def _hold_snapshots(
     groups: Mapping[tuple[int, int, int, int], list[Change]],
     complete: dict[tuple[int, int, int, int], bool],
-    changes: Sequence[Change],
     reached: Position | None,
     patience: Patience,
+    streaming_at: int,
     result: Cut,
 ) -> None:
     """Snapshot rows wait until their snapshot has come to an end: its last row is marked, or streaming has begun."""
-    rows: dict[int, list[Change]] = {}
-    streaming = {change.position.epoch for change in changes if change.position.phase != SNAPSHOT}
+    newest = max(
+        (change.position for group in groups.values() for change in group if change.op != "r"), default=None
+    )
     for transaction, group in groups.items():
-        if transaction[1] == SNAPSHOT:
-            rows.setdefault(transaction[0], []).extend(group)
-    for epoch, group in rows.items():
-        ended = any(change.snapshot in _SNAPSHOT_ENDS for change in group) or epoch in streaming
-        if ended:
-            newest = max(group, key=lambda change: change.ts)
-            end = Position.end_of_snapshot(epoch)
+        if not _is_snapshot(group):
+            continue
+        arrived = max(change.raw.kafka_ts for change in group)
+        ended = (
+            any(change.snapshot in _SNAPSHOT_ENDS for change in group)
+            or (newest is not None and newest > group[0].position)
+            or streaming_at > arrived
+        )
+        complete[transaction] = ended or patience.spent(arrived)
+        if ended and transaction[1] == SNAPSHOT:
+            end = Position.end_of_snapshot(transaction[0])
             if reached is None or end > reached:
-                result.marks.append(Mark("snapshot", end, None, newest.ts))
-        elif not patience.spent(max(change.raw.kafka_ts for change in group)):
-            for transaction in groups:
-                if transaction[:2] == (epoch, SNAPSHOT):
-                    complete[transaction] = False
+                latest = max(change.ts for change in group)
+                result.marks.append(Mark("snapshot", end, None, latest))
 
 
 def _advance(result: Cut, ends: Mapping[int, TransactionEnd], used: set[int], patience: Patience) -> None:
     if result.ready:
         newest = max(change.position for change in result.ready)
         result.reached = newest if result.reached is None else max(result.reached, newest)
+    result.marks = list({mark.position: mark for mark in result.marks}.values())  # one for each epoch
     first_pending = min((change.position for change in result.pending), default=None)
     result.marks = [mark for mark in result.marks if first_pending is None or mark.position < first_pending]
     for mark in result.marks:
@@ -218,7 +227,9 @@ def read_ends(rows: Iterable[Mapping[str, Any]], collection: str) -> list[Transa
     :param collection: ``schema.table``.
     """
     found = (
-        TransactionEnd.read(row["topic_offset"], row["tx_id"], row["data_collections"], row["kafka_ts"], collection)
+        TransactionEnd.read(
+            row["topic_offset"], row["tx_id"], row["data_collections"], row["kafka_ts"], collection
+        )
         for row in rows
     )
     return [end for end in found if end is not None]

@@ -17,7 +17,7 @@ from typing import Any
 from airflow_provider_rtlake.exceptions import CheckFailed
 from airflow_provider_rtlake.scd2.change import Change
 from airflow_provider_rtlake.scd2.position import SNAPSHOT, Position
-from airflow_provider_rtlake.scd2.types import canonical, same
+from airflow_provider_rtlake.scd2.values import canonical, same
 
 _RANK = {"r": 0, "t": 1, "d": 2, "u": 3, "c": 4}
 _KEYS_NAMED = 10  # in an error
@@ -157,6 +157,7 @@ class _Row:
 
 @dataclass
 class _Transaction:
+    keys_only: bool
     rows: dict[str, list[_Row]] = field(default_factory=dict)
     last: dict[str, Change | Mark] = field(default_factory=dict)
     removed: dict[int, tuple[str, _Row | None]] = field(default_factory=dict)  # lsn → what a delete took away
@@ -171,7 +172,9 @@ def record_hash(values: Mapping[str, Any], untracked: frozenset[str]) -> str:
     :param untracked: Type 1 columns.
     """
     content = [
-        [name, canonical(value)] for name, value in sorted(values.items()) if value is not None and name not in untracked
+        [name, canonical(value)]
+        for name, value in sorted(values.items())
+        if value is not None and name not in untracked
     ]
     return hashlib.sha256(json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()).hexdigest()
 
@@ -181,7 +184,6 @@ class Fold:
 
     :param states: last version of each key that has one. They are copied, never altered.
     :param untracked: Type 1 columns.
-    :param epochs: key → newest epoch of its changes, where it differs from its version's.
     """
 
     def __init__(self, states: Mapping[str, Version], untracked: frozenset[str] = frozenset()) -> None:
@@ -191,6 +193,7 @@ class Fold:
         self.counters = Counters()
         self._untracked = untracked
         self._epochs: dict[str, int] = {}
+        self._keys_only = False
 
     def run(self, steps: Iterable[Change | Mark]) -> Fold:
         """Apply changes in the order of their positions.
@@ -198,6 +201,12 @@ class Fold:
         :param steps: in any order, each change once.
         :raises Refused: a transaction leaves more than one row of a key.
         """
+        steps = list(steps)
+        # Updates without a before-image tell that the replica identity is the key: then a delete's image, in which every
+        # other column is null, is no image of a row of nulls.
+        self._keys_only = any(
+            step.op == "u" and isinstance(step, Change) and step.before is None for step in steps
+        )
         ordered = sorted(steps, key=lambda step: (*step.transaction, step.position.lsn, _RANK[step.op]))
         for _, group in itertools.groupby(ordered, key=lambda step: step.transaction):
             self._transaction(list(group))
@@ -206,17 +215,27 @@ class Fold:
     # --- inside a transaction ---
 
     def _transaction(self, steps: list[Change | Mark]) -> None:
-        tx = _Transaction()
+        counters = dataclasses.replace(self.counters)
+        tx = self._follow(steps, self._keys_only)
+        crowded = _crowded(tx)
+        if crowded:
+            # A delete's image of nulls may be a key alone, or a row of nulls: the one reading that works out is right.
+            self.counters = counters
+            tx = self._follow(steps, not self._keys_only)
+            if _crowded(tx):
+                raise Refused("a transaction leaves more than one row of a key", crowded)
+        for key, rows in tx.rows.items():
+            self._settle(key, rows, tx)
+
+    def _follow(self, steps: list[Change | Mark], keys_only: bool) -> _Transaction:
+        """Follow the rows through a transaction."""
+        tx = _Transaction(keys_only)
         for step in steps:
             if isinstance(step, Mark):
                 self._mark(tx, step)
             else:
                 self._change(tx, step)
-        crowded = [key for key, rows in tx.rows.items() if sum(not row.old for row in rows) > 1]
-        if crowded:
-            raise Refused("a transaction leaves more than one row of a key", crowded)
-        for key, rows in tx.rows.items():
-            self._settle(key, rows, tx)
+        return tx
 
     def _rows(self, tx: _Transaction, key: str) -> list[_Row]:
         rows = tx.rows.get(key)
@@ -252,13 +271,13 @@ class Fold:
         op = change.op
         if op == "d":
             self.counters.deletes += 1
-            removed = self._remove(rows, change)
+            removed = self._remove(tx, rows, change)
             tx.removed[change.position.lsn] = key, removed
             return
         source, previous = None, None
         if op == "u":
             self.counters.updates += 1
-            source = self._remove(rows, change)
+            source = self._remove(tx, rows, change)
         elif op == "c":
             self.counters.inserts += 1
             source, previous = self._moved_from(tx, change)
@@ -276,8 +295,8 @@ class Fold:
         tx.moved_to[removed[0]] = str(change.key)
         return removed[1], removed[0]
 
-    def _remove(self, rows: list[_Row], change: Change) -> _Row | None:
-        found = _find(rows, change)
+    def _remove(self, tx: _Transaction, rows: list[_Row], change: Change) -> _Row | None:
+        found = _find(rows, change, tx.keys_only)
         if found is not None:
             return rows.pop(found)
         if change.op == "u":
@@ -291,9 +310,7 @@ class Fold:
         unknown: frozenset[str] = frozenset()
         if change.unsent:
             inherited = source.values if source else {}
-            lost = [
-                name for name in change.unsent if source is None or name in source.unknown
-            ]
+            lost = [name for name in change.unsent if source is None or name in source.unknown]
             values = {**values, **{name: inherited.get(name) for name in change.unsent}}
             unknown = frozenset(lost)
             self.counters.unknown_values += len(lost)
@@ -374,6 +391,10 @@ class Fold:
         self.counters.closed_by_snapshot += current.closed_by == "snapshot"
 
 
+def _crowded(tx: _Transaction) -> list[str]:
+    return [key for key, rows in tx.rows.items() if sum(not row.old for row in rows) > 1]
+
+
 def _event(step: Change | Mark) -> Event:
     if isinstance(step, Mark):
         return step.event
@@ -381,7 +402,7 @@ def _event(step: Change | Mark) -> Event:
     return Event(step.position, step.tx, raw.topic, raw.topic_partition, raw.topic_offset)
 
 
-def _find(rows: list[_Row], change: Change) -> int | None:
+def _find(rows: list[_Row], change: Change, keys_only: bool) -> int | None:
     """Which row a removal takes: the one equal to its before-image, else one that agrees with what the image holds
     (a key alone agrees with any), the newest first, else one that was there before the transaction."""
     if not rows:
@@ -391,7 +412,7 @@ def _find(rows: list[_Row], change: Change) -> int | None:
     if change.before is None:
         return len(rows) - 1
     image = change.before_values()
-    for exact in (True, False):
+    for exact in (False,) if keys_only else (True, False):
         for index in range(len(rows) - 1, -1, -1):
             if _agrees(rows[index], image, exact):
                 return index
@@ -400,7 +421,11 @@ def _find(rows: list[_Row], change: Change) -> int | None:
 
 def _agrees(row: _Row, image: Mapping[str, Any], exact: bool) -> bool:
     for name, value in image.items():
-        if value is None and not exact or row.columns is not None and name not in row.columns or name in row.unknown:
+        if (
+            (value is None and not exact)
+            or (row.columns is not None and name not in row.columns)
+            or name in row.unknown
+        ):
             continue
         if not same(row.values.get(name), value):
             return False

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from airflow_provider_rtlake.scd2.change import Change
 from airflow_provider_rtlake.scd2.fold import Counters, Event, Fold, Mark, Version
 from airflow_provider_rtlake.scd2.position import Position
-from airflow_provider_rtlake.scd2.types import same
+from airflow_provider_rtlake.scd2.values import same
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +235,9 @@ def _fold_on(
         _difference(plan, key, before, fold.histories.get(key, []))
 
 
-def _fold_anew(store: Store, plan: Plan, refolded: Mapping[str, list[Change]], untracked: frozenset[str]) -> None:
+def _fold_anew(
+    store: Store, plan: Plan, refolded: Mapping[str, list[Change]], untracked: frozenset[str]
+) -> None:
     if not refolded:
         return
     steps: list[Change | Mark] = [change for group in refolded.values() for change in group]

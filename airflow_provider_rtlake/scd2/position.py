@@ -62,8 +62,11 @@ def of_source(source: dict[str, Any], epoch: int) -> Position:
     :param epoch: from the record's header.
     """
     lsn = int(source.get("lsn") or 0)
-    if str(source.get("snapshot") or "false").lower() not in ("false", "incremental"):
-        return Position(epoch, SNAPSHOT, 0, lsn)
     sequence = source.get("sequence")
     first = json.loads(sequence)[0] if sequence else None
-    return Position(epoch, STREAM, int(first) if first is not None else 0, lsn)
+    if str(source.get("snapshot") or "false").lower() in ("false", "incremental"):
+        return Position(epoch, STREAM, int(first) if first is not None else 0, lsn)
+    if first is None:
+        return Position(epoch, SNAPSHOT, 0, lsn)
+    # A snapshot taken while the slot lives: it saw everything up to this commit, and precedes what follows.
+    return Position(epoch, STREAM, int(first), 0)

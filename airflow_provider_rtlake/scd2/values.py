@@ -28,7 +28,7 @@ import re
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import Context, Decimal, Inexact
 from typing import Any
 
 from airflow_provider_rtlake.exceptions import TerminalError
@@ -46,6 +46,8 @@ _SPECIAL_NUMBERS = frozenset(
 _ISO = re.compile(
     r"([+-]?\d{4,})-(\d\d)-(\d\d)(?:[T ](\d\d):(\d\d)(?::(\d\d)(?:\.(\d{1,9}))?)?)?(Z|[+-]\d\d(?::?\d\d(?::?\d\d)?)?)?"
 )
+
+_EXACT = Context(prec=80, traps=[Inexact])
 
 Reader = Callable[[Any], Any]
 
@@ -90,7 +92,11 @@ def _double(value: Any) -> float:
 def _single(value: Any) -> float:
     # The history keeps 32 bits: round here, or the value would differ from itself when read back.
     number = _double(value)
-    return number if number != number or math.isinf(number) else float(struct.unpack("f", struct.pack("f", number))[0])
+    return (
+        number
+        if number != number or math.isinf(number)
+        else float(struct.unpack("f", struct.pack("f", number))[0])
+    )
 
 
 def _binary(value: Any) -> bytes:
@@ -153,11 +159,11 @@ def timestamp_text(value: Any) -> int:
 
 
 def _zone_seconds(zone: str | None) -> int:
-    if zone in (None, "Z"):
+    if zone is None or zone == "Z":
         return 0
-    assert_digits = zone[1:].replace(":", "").ljust(6, "0")  # type: ignore[index]
-    seconds = int(assert_digits[:2]) * 3600 + int(assert_digits[2:4]) * 60 + int(assert_digits[4:6])
-    return -seconds if zone.startswith("-") else seconds  # type: ignore[union-attr]
+    digits = zone[1:].replace(":", "").ljust(6, "0")
+    seconds = int(digits[:2]) * 3600 + int(digits[2:4]) * 60 + int(digits[4:6])
+    return -seconds if zone.startswith("-") else seconds
 
 
 def _clock(micros_per_unit: int) -> Reader:
@@ -178,7 +184,9 @@ def _decimal(scale: int) -> Reader:
                 f"{value} is no decimal; declare the column as text (history: text: [column]) or correct it at the source"
             )
         number = Decimal(value)
-        fixed = number if -int(number.as_tuple().exponent) == scale else number.quantize(quantum, context=_EXACT)
+        fixed = (
+            number if -int(number.as_tuple().exponent) == scale else number.quantize(quantum, context=_EXACT)
+        )
         if fixed != number:
             raise ValueRefused(f"{value} has more than {scale} digits after the point")
         return fixed
@@ -200,14 +208,6 @@ _SPELLING = {"NAN": "NaN", "POSITIVE_INFINITY": "Infinity", "NEGATIVE_INFINITY":
 def _declared_text(value: Any) -> str:
     return _SPELLING.get(value, value) if isinstance(value, str) else _text(value)
 
-
-def _exact_context() -> Any:
-    from decimal import Context, Inexact
-
-    return Context(prec=80, traps=[Inexact])
-
-
-_EXACT = _exact_context()
 
 # Semantic names of Debezium and Connect. A name that is not here follows its plain type, or text.
 _SEMANTIC: dict[str, tuple[str, Reader]] = {
@@ -251,7 +251,10 @@ def _guarded(read: Reader, name: str) -> Reader:
 
 
 def _numeric(parameters: dict[str, str]) -> tuple[str, Reader]:
-    length, scale = parameters.get("__debezium.source.column.length"), parameters.get("__debezium.source.column.scale")
+    length, scale = (
+        parameters.get("__debezium.source.column.length"),
+        parameters.get("__debezium.source.column.scale"),
+    )
     precision, digits = int(length or 0), int(scale or 0)
     if 0 < precision <= 38 and 0 <= digits <= precision:
         return f"decimal({precision},{digits})", _decimal(digits)
@@ -272,7 +275,10 @@ def _resolve(schema: dict[str, Any]) -> tuple[str, Reader]:
     if name in _SEMANTIC:
         return _SEMANTIC[name]
     kind = schema.get("type")
-    if parameters.get("__debezium.source.column.type", "").upper() in ("NUMERIC", "DECIMAL") and kind == "string":
+    if (
+        parameters.get("__debezium.source.column.type", "").upper() in ("NUMERIC", "DECIMAL")
+        and kind == "string"
+    ):
         return _numeric(parameters)
     if kind == "array":
         return _element(schema)
@@ -289,8 +295,13 @@ def column_type(field: dict[str, Any], *, name: str | None = None, as_text: bool
     own = str(field["field"])
     parameters = field.get("parameters") or {}
     source = parameters.get("__debezium.source.column.type") or field.get("name") or field.get("type")
-    length, scale = parameters.get("__debezium.source.column.length"), parameters.get("__debezium.source.column.scale")
-    detail = f"({length}{',' + scale if scale else ''})" if length and str(source).upper() == "NUMERIC" else ""
+    length, scale = (
+        parameters.get("__debezium.source.column.length"),
+        parameters.get("__debezium.source.column.scale"),
+    )
+    detail = (
+        f"({length}{',' + scale if scale else ''})" if length and str(source).upper() == "NUMERIC" else ""
+    )
     kind, read = ("string", _declared_text) if as_text else _resolve(field)
     return ColumnType(name or own, kind, _guarded(read, name or own), f"{str(source).lower()}{detail}", own)
 
@@ -327,7 +338,9 @@ def same(left: Any, right: Any) -> bool:
         return True
     if left.__class__ is not float or right.__class__ is not float:
         return bool(left == right)
-    return left == right and math.copysign(1, left) == math.copysign(1, right) or (left != left and right != right)
+    return (left == right and math.copysign(1, left) == math.copysign(1, right)) or (
+        left != left and right != right
+    )
 
 
 def canonical(value: Any) -> Any:
