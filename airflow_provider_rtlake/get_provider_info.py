@@ -86,7 +86,7 @@ def _connection_types() -> list[dict[str, Any]]:
             "hook-name": "Nessie",
             "ui-field-behaviour": _form(
                 hidden=["login"],
-                relabeling={"password": "Bearer token"},  # noqa: S106
+                relabeling={"password": "Bearer token"},
                 placeholders={"port": "19120"},
             ),
             "conn-fields": {

@@ -133,7 +133,8 @@ def reconcile(
     differs = (
         f"filter(ARRAY[{differing}], c -> c IS NOT NULL)" if pairs else "CAST(ARRAY[] AS array(varchar))"
     )
-    key = f"coalesce({key_text(keys, left.types, 'l.')}, {key_text(keys, right.types, 'r.')})"
+    mine, theirs = key_text(keys, left.types, "l."), key_text(keys, right.types, "r.")
+    key = f"IF(l.rtlake_n IS NULL, {theirs}, {mine})"
     sql = f"""
 WITH l AS ({_numbered(left, keys)}), r AS ({_numbered(right, keys)}),
 joined AS (

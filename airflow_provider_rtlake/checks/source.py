@@ -147,7 +147,23 @@ def _row(expressions: Mapping[str, str], keys: Sequence[str]) -> str:
     return f"{key} AS row_key, lower(to_hex(md5(to_utf8({content})))) AS row_hash"
 
 
-def source_sql(catalog: str, schema: str, table: str, columns: Pair) -> str:
+def remote_columns_sql(catalog: str, schema: str, table: str) -> str:
+    """A query for the source table's columns as PostgreSQL spells them, and whether each is an array.
+
+    :param catalog: Trino's name of the source database.
+    :param schema: schema as PostgreSQL spells it.
+    :param table: table as PostgreSQL spells it.
+    """
+    inner = (
+        "SELECT a.attname::text, t.typcategory = 'A' AS is_array "  # noqa: S608
+        "FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid "
+        f"WHERE a.attrelid = {literal(f'{quoted(schema)}.{quoted(table)}')}::regclass "
+        "AND a.attnum > 0 AND NOT a.attisdropped"
+    )
+    return f"SELECT * FROM TABLE({quoted(catalog)}.system.query(query => {literal(inner)}))"  # noqa: S608
+
+
+def source_sql(catalog: str, schema: str, table: str, columns: Pair, remote: Mapping[str, bool]) -> str:
     """A query for key, hash, snapshot and log position of each source row, all of one snapshot.
 
     A source without rows gives one row without a key.
@@ -156,12 +172,19 @@ def source_sql(catalog: str, schema: str, table: str, columns: Pair) -> str:
     :param schema: schema as PostgreSQL spells it.
     :param table: table as PostgreSQL spells it.
     :param columns: what is compared.
+    :param remote: column as PostgreSQL spells it → whether it is an array.
     """
+    wanted = ", ".join(
+        # Trino 476 cannot read arrays through a passed query.
+        f"to_jsonb(x.{quoted(name)}) AS {quoted(name)}" if is_array else f"x.{quoted(name)}"
+        for name, is_array in remote.items()
+        if name.lower() in columns.source
+    )
     inner = (
         f"SELECT t.*, s.{SNAPSHOT}, s.{LSN} FROM "  # noqa: S608
         f"(SELECT pg_current_snapshot()::text AS {SNAPSHOT}, "
-        f"(pg_current_wal_insert_lsn() - '0/0')::bigint AS {LSN}) s "
-        f"LEFT JOIN (SELECT true AS rtlake_present, x.* FROM {quoted(schema)}.{quoted(table)} x) t ON true"
+        f"(pg_current_wal_insert_lsn() - '0/0')::bigint AS {LSN}) s LEFT JOIN "
+        f"(SELECT true AS rtlake_present, {wanted} FROM {quoted(schema)}.{quoted(table)} x) t ON true"
     )
     return (
         f"SELECT rtlake_present, {SNAPSHOT}, {LSN}, {_row(columns.source, columns.keys)} "  # noqa: S608

@@ -113,6 +113,8 @@ def canonical(type_: str, other: str) -> Callable[[Expression], Expression] | No
     if "decimal" in kinds and kinds <= set(_NUMBERS):
         scale = max(_scale(type_), _scale(other))
         return lambda expression: f"CAST(CAST({expression} AS decimal(38, {scale})) AS varchar)"
+    if kinds <= set(_NUMBERS):
+        return lambda expression: f"CAST({expression} AS varchar)"
     if kinds == {"timestamp"}:
         return lambda expression: f"CAST(CAST({expression} AS timestamp(6)) AS varchar)"
     if "timestamp with time zone" in kinds and kinds <= {"timestamp", "timestamp with time zone"}:

@@ -25,6 +25,7 @@ from airflow_provider_rtlake.checks.source import (
     key_columns,
     pair,
     position_sql,
+    remote_columns_sql,
     source_sql,
 )
 from airflow_provider_rtlake.exceptions import CheckFailed
@@ -413,7 +414,9 @@ class TrinoScd2SourceCheckOperator(_TrinoCheckOperator):
         return columns
 
     def _source(self, columns: Pair) -> tuple[dict[str, str], Instant, str]:
-        rows = self.query(source_sql(self.source_catalog, self.schema, self.table, columns))
+        place = (self.source_catalog, self.schema, self.table)
+        remote = {str(name): bool(is_array) for name, is_array in self.query(remote_columns_sql(*place))}
+        rows = self.query(source_sql(*place, columns, remote))
         snapshot, lsn = str(rows[0][1]), int(rows[0][2])
         found = {str(key): str(value) for present, _, _, key, value in rows if present}
         return found, Instant.parse(snapshot, lsn), snapshot
