@@ -27,9 +27,7 @@ _FLINK_TYPES: dict[Kind, str] = {
     "text": "STRING",
 }
 OPERATIONS = {"r": "SNAPSHOT", "c": "INSERT", "u": "UPDATE", "d": "DELETE", "t": "TRUNCATE"}
-INFINITE_MS = (
-    9_223_372_036_854_775  # what Debezium's infinite timestamp (int64's limit in µs) is in milliseconds
-)
+INFINITE_MS = 9_223_372_036_854_775  # what Debezium's infinite timestamp (int64's limit in µs) is in milliseconds
 
 # Field references of the views below
 BEFORE, AFTER, SOURCE, OP = "`payload`.`before`", "`payload`.`after`", "`payload`.`source`", "`payload`.`op`"
@@ -135,15 +133,13 @@ def payload_columns(columns: tuple[RealtimeColumn, ...]) -> str:
 _EPOCH = f"CAST(`message_headers`[{literal(EPOCH_HEADER)}] AS STRING)"
 
 
-def changes_view(
-    source: str = "`topic`", epoch: str = "CAST(`message_headers`['rtlake.epoch'] AS STRING)"
-) -> str:
+def changes_view(source: str = "`topic`", epoch: str = "CAST(`message_headers`['rtlake.epoch'] AS STRING)") -> str:
     """The view that adds the position of each change and leaves out what is no change.
 
     :param source: quoted table that has ``message_key`` and ``payload``.
     :param epoch: expression of the header that names the slot's life: ``"<n>:<system id>:<timeline>"``, in quotes.
     """
-    number = f"LPAD(COALESCE(SPLIT_INDEX(TRIM(BOTH '"' FROM {epoch}), ':', 0), '0'), 6, '0')"
+    number = f"""LPAD(COALESCE(SPLIT_INDEX(TRIM(BOTH '"' FROM {epoch}), ':', 0), '0'), 6, '0')"""
     lsn = f"LPAD({SOURCE}.`lsn`, 20, '0')"
     # sequence is ["<last commit>","<lsn>"]; its first part is null until the stream has begun
     streamed = f"""{SOURCE}.`sequence` LIKE '["%'"""
@@ -163,9 +159,7 @@ WHERE {OP} IN ({operations}) AND {SOURCE}.`lsn` IS NOT NULL
   AND ({OP} = 't' OR ({OP} = 'd' AND {BEFORE} IS NOT NULL) OR ({OP} <> 'd' AND {AFTER} IS NOT NULL))"""
 
 
-_EVENT_ID = (
-    f"`position` || ':' || COALESCE({SOURCE}.`txId`, '') || ':' || {OP} || ':' || COALESCE(`message_key`, '')"
-)
+_EVENT_ID = f"`position` || ':' || COALESCE({SOURCE}.`txId`, '') || ':' || {OP} || ':' || COALESCE(`message_key`, '')"
 
 
 def _current_fields(columns: tuple[RealtimeColumn, ...]) -> list[tuple[str, str, str]]:
@@ -312,10 +306,7 @@ def _placeholder_condition(columns: tuple[RealtimeColumn, ...]) -> str | None:
     sent = f"TRIM(BOTH '\"' FROM {header})"
     spellings = f"""({sent}, '["' || {sent} || '"]', '{{"' || {sent} || '":"' || {sent} || '"}}', TO_BASE64({sent}))"""
     toastable = [column for column in columns if column.source.toastable]
-    return (
-        " OR ".join(f"{AFTER}.{identifier(column.source.name)} IN {spellings}" for column in toastable)
-        or None
-    )
+    return " OR ".join(f"{AFTER}.{identifier(column.source.name)} IN {spellings}" for column in toastable) or None
 
 
 def _placeholder_insert(stream: Stream, condition: str) -> str:
