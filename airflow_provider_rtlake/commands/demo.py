@@ -41,9 +41,7 @@ _DOORS = (
 
 @app.command()
 def demo(
-    rows: Annotated[
-        int, typer.Option("--rows", min=2_000, help="Rows of each table before the changes.")
-    ] = 10_000,
+    rows: Annotated[int, typer.Option("--rows", min=2_000, help="Rows of each table before the changes.")] = 10_000,
     changes: Annotated[int, typer.Option("--changes", min=0, help="Changes of the sales.")] = 10_000,
     source: Annotated[
         Path | None,
@@ -66,9 +64,7 @@ def demo(
         report = Demo(stack, verbs.project() / "connectors", given, steps).run()
     except RtlakeError as error:
         if as_json:
-            typer.echo(
-                json.dumps({**report.as_dict(time.monotonic() - begin), "ok": False, "error": str(error)})
-            )
+            typer.echo(json.dumps({**report.as_dict(time.monotonic() - begin), "ok": False, "error": str(error)}))
         raise
     show(Console(stderr=True, highlight=False) if as_json else Console(highlight=False), report, stack)
     total = time.monotonic() - begin
@@ -109,9 +105,7 @@ def _hops(hops: list[TableHops]) -> Table:
     names = list(dict.fromkeys(name for one in hops for name in one.rows))
     table = Table("hop", *(one.table for one in hops), title="Rows at every hop")
     for name in names:
-        table.add_row(
-            name.replace("_", " "), *(f"{one.rows[name]:,}" if name in one.rows else "" for one in hops)
-        )
+        table.add_row(name.replace("_", " "), *(f"{one.rows[name]:,}" if name in one.rows else "" for one in hops))
     verdicts = ("[green]all agree[/]" if one.equal else "[red]disagree[/]" for one in hops)
     table.add_row("[bold]content[/]", *verdicts)
     return table
@@ -127,9 +121,7 @@ def _freshness(report: Report) -> Table:
 
 
 def _answer(answer: Answer) -> Table:
-    table = Table(
-        *answer.columns, title=f"{escape(answer.question)} ({answer.system})", caption=escape(answer.query)
-    )
+    table = Table(*answer.columns, title=f"{escape(answer.question)} ({answer.system})", caption=escape(answer.query))
     for row in answer.rows:
         table.add_row(*(escape(_cell(value)) for value in row))
     return table

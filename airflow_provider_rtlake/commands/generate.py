@@ -15,9 +15,7 @@ from airflow_provider_rtlake.demo.access import Access
 from airflow_provider_rtlake.exceptions import UserError
 from airflow_provider_rtlake.kit.stack import Stack
 
-app = typer.Typer(
-    no_args_is_help=True, help="Input: sales with their changes, taxi trips.", rich_markup_mode=None
-)
+app = typer.Typer(no_args_is_help=True, help="Input: sales with their changes, taxi trips.", rich_markup_mode=None)
 
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object.")]
 Home = Annotated[Path | None, typer.Option("--home", help="The stack's folder; RTLAKE_HOME by default.")]
@@ -40,9 +38,7 @@ def generate_sales(
     rows: Annotated[int, typer.Option("--rows", min=0, help="Rows to insert first, by COPY.")] = 0,
     changes: Annotated[int | None, typer.Option("--changes", min=0, help="Committed changes.")] = None,
     duration: Annotated[float | None, typer.Option("--duration", min=0, help="Seconds.")] = None,
-    rate: Annotated[
-        float | None, typer.Option("--rate", help="Changes a second; as fast as possible without.")
-    ] = None,
+    rate: Annotated[float | None, typer.Option("--rate", help="Changes a second; as fast as possible without.")] = None,
     mix: Annotated[str, typer.Option("--mix", help="inserts:updates:deletes")] = "40:50:10",
     seed: Seed = 1,
     table: Annotated[str, typer.Option("--table", help="schema.table")] = sales.DEFAULT_TABLE,
@@ -92,13 +88,9 @@ def generate_sales(
 def generate_taxi(
     source: Annotated[
         Path | None,
-        typer.Option(
-            "--source", help=f"Parquet file or folder; else {taxi.DIRECTORY_VARIABLE}, else made up."
-        ),
+        typer.Option("--source", help=f"Parquet file or folder; else {taxi.DIRECTORY_VARIABLE}, else made up."),
     ] = None,
-    rows: Annotated[
-        int | None, typer.Option("--rows", min=0, help="How many; all of the files without.")
-    ] = None,
+    rows: Annotated[int | None, typer.Option("--rows", min=0, help="How many; all of the files without.")] = None,
     corrections: Annotated[
         float, typer.Option("--corrections", min=0, max=1, help="Share of rows corrected afterwards.")
     ] = 0.0,

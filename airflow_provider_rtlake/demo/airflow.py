@@ -87,16 +87,12 @@ class Airflow:
                     raise CheckFailed(f"{dag} failed (run {run})\n{self._why(dag, run)}".rstrip())
                 if state == "success":
                     del left[dag]
-                now = (
-                    state if state != "running" else f"running {', '.join(self._running(dag, run))}".rstrip()
-                )
+                now = state if state != "running" else f"running {', '.join(self._running(dag, run))}".rstrip()
                 if watch and told.get(dag) != now:
                     told[dag] = now
                     watch(dag, now)
             if left and time.monotonic() > deadline:
-                raise WaitTimeout(
-                    f"{', '.join(left)}: not done after {limit:.0f} s (run {', '.join(left.values())})"
-                )
+                raise WaitTimeout(f"{', '.join(left)}: not done after {limit:.0f} s (run {', '.join(left.values())})")
             if left:
                 time.sleep(_POLL)
 

@@ -64,9 +64,7 @@ class Questions:
 
     def _liveliest(self) -> int:
         """An id with as many versions as any: its story shows the most."""
-        found = self._access.trino(
-            f"SELECT id FROM {self._history} GROUP BY id ORDER BY count(*) DESC, id LIMIT 1"
-        )
+        found = self._access.trino(f"SELECT id FROM {self._history} GROUP BY id ORDER BY count(*) DESC, id LIMIT 1")
         return int(found[0][0]) if found else 1
 
     def revenue(self) -> Answer:
@@ -83,9 +81,9 @@ class Questions:
 
     def _source_revenue(self) -> dict[str, Decimal]:
         database = self._stream.connector.database
-        query = sql.SQL(
-            "SELECT coalesce(category, 'null'), sum(price * quantity) FROM {} GROUP BY category"
-        ).format(identifier(self._stream.source))
+        query = sql.SQL("SELECT coalesce(category, 'null'), sum(price * quantity) FROM {} GROUP BY category").format(
+            identifier(self._stream.source)
+        )
         with self._access.source(database.connection, database.name) as conn:
             return dict(conn.execute(query).fetchall())
 
@@ -110,9 +108,7 @@ class Questions:
     def versions(self, key: int) -> Answer:
         """All versions of one id."""
         columns = ("price", "quantity", "effective_start_ts", "effective_end_ts", "is_current", "is_deleted")
-        query = (
-            f"SELECT {', '.join(columns)} FROM {self._history} WHERE id = {key} ORDER BY effective_start_ts"
-        )
+        query = f"SELECT {', '.join(columns)} FROM {self._history} WHERE id = {key} ORDER BY effective_start_ts"
         rows = self._access.trino(query)
         problem = "" if rows else f"no version of id {key}"
         return _answer(f"All versions of id {key}", "Trino", query, columns, rows, problem)

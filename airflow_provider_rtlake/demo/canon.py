@@ -43,9 +43,7 @@ _STAMP = re.compile(
     r"\s*(?P<z>Z|UTC|[+-]\d\d(?::?\d\d)?)?(?P<bc> BC)?"
 )
 _CLOCK = re.compile(r"(\d+):(\d\d)(?::(\d\d)(?:\.(\d+))?)?\s*(Z|UTC|[+-]\d\d(?::?\d\d)?)?")
-_ISO_INTERVAL = re.compile(
-    r"P(?:(-?\d+)Y)?(?:(-?\d+)M)?(?:(-?\d+)D)?(?:T(?:(-?\d+)H)?(?:(-?\d+)M)?(?:(-?[\d.]+)S)?)?"
-)
+_ISO_INTERVAL = re.compile(r"P(?:(-?\d+)Y)?(?:(-?\d+)M)?(?:(-?\d+)D)?(?:T(?:(-?\d+)H)?(?:(-?\d+)M)?(?:(-?[\d.]+)S)?)?")
 # How Debezium and PostgreSQL spell what is no number.
 _SPECIAL = {
     "nan": "NaN",
@@ -165,10 +163,7 @@ def _parse_stamp(text: str) -> int:
     clock = (int(part["H"] or 0) * 60 + int(part["M"] or 0)) * 60 + int(part["S"] or 0)
     fraction = int((part["f"] or "").ljust(6, "0")[:6] or 0)
     return (
-        days_from_civil(year, int(part["m"]), int(part["d"])) * DAY_US
-        + clock * 1_000_000
-        + fraction
-        - _zone(part["z"])
+        days_from_civil(year, int(part["m"]), int(part["d"])) * DAY_US + clock * 1_000_000 + fraction - _zone(part["z"])
     )
 
 
@@ -230,14 +225,8 @@ def _bits(value: Any) -> str:
 
 
 def _json(value: Any) -> str:
-    tree = (
-        json.loads(value, parse_float=Decimal, parse_int=Decimal)
-        if isinstance(value, (str, bytes))
-        else value
-    )
-    return json.dumps(
-        tree, sort_keys=True, ensure_ascii=False, default=lambda number: {"#": _decimal(number)}
-    )
+    tree = json.loads(value, parse_float=Decimal, parse_int=Decimal) if isinstance(value, (str, bytes)) else value
+    return json.dumps(tree, sort_keys=True, ensure_ascii=False, default=lambda number: {"#": _decimal(number)})
 
 
 _SPELL: Mapping[str, Callable[[Any], str]] = {

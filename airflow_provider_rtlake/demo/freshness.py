@@ -25,6 +25,7 @@ from airflow_provider_rtlake.exceptions import RtlakeError, UserError
 from airflow_provider_rtlake.streams.model import Stream
 from airflow_provider_rtlake.streams.naming import quote_identifier as quoted
 
+_PAUSE = {"pinot": 0.005, "bronze": 0.1}  # seconds between two looks at a lane
 _BARS = " ▁▂▃▄▅▆▇█"
 
 
@@ -86,9 +87,7 @@ class _Flight:
     def open(self, lane: str) -> list[int]:
         """Keys sent and not yet seen in a lane."""
         with self.lock:
-            return [
-                one.key for one in self.probes.values() if one.committed is not None and lane not in one.seen
-            ]
+            return [one.key for one in self.probes.values() if one.committed is not None and lane not in one.seen]
 
     def finished(self, lane: str) -> bool:
         return self.sent.is_set() and not self.open(lane)
@@ -137,15 +136,11 @@ class Meter:
         stop = threading.Event()
         errors: list[BaseException] = []
         threads = [
-            threading.Thread(
-                target=_guard, args=(errors, stop, self._watch, flight, lane, look, results[lane], stop)
-            )
+            threading.Thread(target=_guard, args=(errors, stop, self._watch, flight, lane, look, results[lane], stop))
             for lane, look in lanes.items()
         ]
         if rate > 0:
-            threads.append(
-                threading.Thread(target=_guard, args=(errors, stop, self._load, load_keys, rate, stop))
-            )
+            threads.append(threading.Thread(target=_guard, args=(errors, stop, self._load, load_keys, rate, stop)))
         for thread in threads:
             thread.start()
         try:
@@ -200,9 +195,7 @@ class Meter:
         with self._source() as conn:
             keys = [row[0] for row in conn.execute(query, [probes + 1000])]
         if len(keys) < probes + 1:
-            raise UserError(
-                f"{self._stream.source} holds {len(keys)} rows: too few for {probes} probes and a load"
-            )
+            raise UserError(f"{self._stream.source} holds {len(keys)} rows: too few for {probes} probes and a load")
         return keys[:probes], keys[probes:]
 
     def _touch(self, conn: psycopg.Connection[Any], key: int) -> None:
@@ -240,7 +233,7 @@ class Meter:
             waiting = flight.open(lane)
             for key in look(waiting) if waiting else ():
                 flight.see(lane, key, samples)
-            stop.wait(0.005)
+            stop.wait(_PAUSE[lane])
 
     def _pinot_look(self, keys: Sequence[int]) -> Look:
         """A probe is visible when its row's position is another than before."""
@@ -249,9 +242,7 @@ class Meter:
 
         def positions(some: Sequence[int]) -> dict[int, str]:
             chosen = ", ".join(map(str, some))
-            rows = access.pinot(
-                f"SELECT {key}, position FROM {table} WHERE {key} IN ({chosen}) LIMIT {len(some)}"
-            )
+            rows = access.pinot(f"SELECT {key}, position FROM {table} WHERE {key} IN ({chosen}) LIMIT {len(some)}")
             return {int(found): str(position) for found, position in rows}
 
         before = positions(keys)
@@ -262,10 +253,7 @@ class Meter:
         access, name = Access(self._access.stack), table_name(self._stream.bronze_table)
         high = dict(access.trino(f"SELECT topic_partition, max(topic_offset) FROM {name} GROUP BY 1"))
         newer = " OR ".join(
-            [
-                f"(topic_partition = {partition} AND topic_offset > {offset})"
-                for partition, offset in high.items()
-            ]
+            [f"(topic_partition = {partition} AND topic_offset > {offset})" for partition, offset in high.items()]
             + [f"topic_partition NOT IN ({', '.join(map(str, high))})" if high else "true"]
         )
 
@@ -280,9 +268,7 @@ class Meter:
         return look
 
 
-def _guard(
-    errors: list[BaseException], stop: threading.Event, work: Callable[..., None], *arguments: Any
-) -> None:
+def _guard(errors: list[BaseException], stop: threading.Event, work: Callable[..., None], *arguments: Any) -> None:
     try:
         work(*arguments)
     except (RtlakeError, psycopg.Error) as error:

@@ -170,9 +170,7 @@ class TableCheck:
         with self.access.source(database.connection, database.name) as conn:
             conn.execute("SET TimeZone = 'UTC'; SET DateStyle = 'ISO'; SET IntervalStyle = 'iso_8601'")
             conn.execute("SET extra_float_digits = 1; SET bytea_output = 'hex'")
-            with conn.cursor().copy(
-                sql.SQL("COPY (SELECT {} FROM {}) TO STDOUT").format(columns, source)
-            ) as copy:
+            with conn.cursor().copy(sql.SQL("COPY (SELECT {} FROM {}) TO STDOUT").format(columns, source)) as copy:
                 yield from copy.rows()
 
     # Kafka and bronze
@@ -182,8 +180,7 @@ class TableCheck:
         hops.rows["kafka"] = topic.messages
         name = table_name(self.stream.bronze_table)
         kept = " OR ".join(
-            f"(topic_partition = {partition} AND topic_offset >= {low})"
-            for partition, low in topic.low.items()
+            f"(topic_partition = {partition} AND topic_offset >= {low})" for partition, low in topic.low.items()
         )
         rows, distinct, of_topic = self.access.trino(
             "SELECT count(*), count(DISTINCT ROW(topic_partition, topic_offset)),"
@@ -196,13 +193,9 @@ class TableCheck:
             hops.problems.append(f"bronze holds {rows - distinct} message(s) twice")
         if of_topic + dead != topic.messages:
             missing = topic.messages - of_topic - dead
-            hops.problems.append(
-                f"bronze holds {of_topic} of the topic's {topic.messages} messages: {missing} missing"
-            )
+            hops.problems.append(f"bronze holds {of_topic} of the topic's {topic.messages} messages: {missing} missing")
         if dead:
-            hops.problems.append(
-                f"{dead} message(s) in {self.stream.dead_letter_topic}: replay or dismiss them"
-            )
+            hops.problems.append(f"{dead} message(s) in {self.stream.dead_letter_topic}: replay or dismiss them")
 
     def _topics(self) -> tuple[TopicCount, int]:
         """The topic's count, and how many of its messages are dead letters."""
@@ -222,9 +215,7 @@ class TableCheck:
         chosen = ", ".join(_trino_value(column, kind) for column, kind in names.values())
         current = Content()
         for row in self.access.trino(f"SELECT {chosen} FROM {name} WHERE is_current"):
-            spelled = {
-                column.name: canonical(column, value) for column, value in zip(self.columns, row, strict=True)
-            }
+            spelled = {column.name: canonical(column, value) for column, value in zip(self.columns, row, strict=True)}
             _add(current, self.key, spelled)
         counted, versions = self.access.trino(f"SELECT count_if(is_current), count(*) FROM {name}")[0]
         hops.rows["history_current"], hops.rows["history_versions"] = counted, versions

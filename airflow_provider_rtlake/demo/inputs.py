@@ -53,9 +53,7 @@ def prepare(conn: psycopg.Connection[Any]) -> None:
     taxi.create(conn)
 
 
-def bring_rows(
-    conn: psycopg.Connection[Any], given: Input, progress: Progress | None = None
-) -> dict[str, int]:
+def bring_rows(conn: psycopg.Connection[Any], given: Input, progress: Progress | None = None) -> dict[str, int]:
     """Rows of both tables, as they are before anything captures them.
 
     :returns: rows brought in now, by table; 0 where they were there.
@@ -77,9 +75,7 @@ def bring_rows(
     return done
 
 
-def bring_changes(
-    conn: psycopg.Connection[Any], given: Input, progress: Progress | None = None
-) -> dict[str, int]:
+def bring_changes(conn: psycopg.Connection[Any], given: Input, progress: Progress | None = None) -> dict[str, int]:
     """Changes of both tables, while they are captured.
 
     :returns: changes committed now, by table; 0 where they were there.
@@ -106,7 +102,6 @@ def _noted(conn: psycopg.Connection[Any], name: str, fingerprint: str) -> bool:
 
 def _note(conn: psycopg.Connection[Any], name: str, fingerprint: str, amount: int) -> None:
     conn.execute(
-        "INSERT INTO rtlake_demo.inputs (name, fingerprint, amount) VALUES (%s, %s, %s)"
-        " ON CONFLICT DO NOTHING",
+        "INSERT INTO rtlake_demo.inputs (name, fingerprint, amount) VALUES (%s, %s, %s) ON CONFLICT DO NOTHING",
         [name, fingerprint, amount],
     )

@@ -62,9 +62,7 @@ class Report:
 
         :param total: seconds of the whole call.
         """
-        rows = {
-            f"{_short(hops.table)}.{hop}": count for hops in self.hops for hop, count in hops.rows.items()
-        }
+        rows = {f"{_short(hops.table)}.{hop}": count for hops in self.hops for hop, count in hops.rows.items()}
         return {
             "ok": not self.problems,
             "seconds": round(total, 1),
@@ -72,8 +70,7 @@ class Report:
             "equal": bool(self.hops) and all(hops.equal for hops in self.hops),
             "freshness_ms": {lane: samples.summary() for lane, samples in self.freshness.items()},
             "services": {
-                name: {"healthy": state.healthy, "rss_mb": state.rss_mb}
-                for name, state in self.services.items()
+                name: {"healthy": state.healthy, "rss_mb": state.rss_mb} for name, state in self.services.items()
             },
             "steps": self.seconds,
             "problems": self.problems,
@@ -117,9 +114,7 @@ class Demo:
                 self._freshness(sales)
             self._histories(sales)
             with self._steps.step("dbt gold models and Airflow's checks"):
-                self._airflow.run(
-                    ["lakehouse_gold", "lakehouse_checks"], limit=_RUN_SECONDS, watch=self._watch
-                )
+                self._airflow.run(["lakehouse_gold", "lakehouse_checks"], limit=_RUN_SECONDS, watch=self._watch)
             self._compare(checks, sales)
         except psycopg.Error as error:
             raise ServiceError("PostgreSQL", str(error).strip()) from error
@@ -142,9 +137,7 @@ class Demo:
 
     def _changes(self, checks: list[TableCheck]) -> None:
         with self._steps.step("Input: inserts, updates, deletes, corrections"), self._access.source() as conn:
-            done = inputs.bring_changes(
-                conn, self._given, lambda count: self._steps.say(f"{count:,} changes")
-            )
+            done = inputs.bring_changes(conn, self._given, lambda count: self._steps.say(f"{count:,} changes"))
             self._steps.say(_brought(done, "changes"))
         with self._steps.step("Both lanes catch up"):
             settle(checks, lanes=("bronze", "realtime"), watch=self._steps.say)

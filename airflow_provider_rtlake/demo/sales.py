@@ -110,9 +110,7 @@ class Mix:
         try:
             insert, update, delete = (float(part) for part in text.split(":"))
         except ValueError:
-            raise UserError(
-                f"--mix {text}: write three numbers, inserts:updates:deletes, such as 40:50:10"
-            ) from None
+            raise UserError(f"--mix {text}: write three numbers, inserts:updates:deletes, such as 40:50:10") from None
         return cls(insert=insert, update=update, delete=delete)
 
 
@@ -320,9 +318,7 @@ def copy_in(conn: psycopg.Connection[Any], rows: Iterator[Row], table: str = DEF
     columns = sql.SQL(", ").join(map(sql.Identifier, COLUMNS))
     count = 0
     with conn.transaction():
-        with conn.cursor().copy(
-            sql.SQL("COPY {} ({}) FROM STDIN").format(identifier(table), columns)
-        ) as copy:
+        with conn.cursor().copy(sql.SQL("COPY {} ({}) FROM STDIN").format(identifier(table), columns)) as copy:
             for row in rows:
                 copy.write_row(row)
                 count += 1
@@ -333,9 +329,7 @@ def copy_in(conn: psycopg.Connection[Any], rows: Iterator[Row], table: str = DEF
 def settle_identity(conn: psycopg.Connection[Any], table: str = DEFAULT_TABLE) -> None:
     """Let the identity continue after the highest id, so that a plain INSERT of a user works too."""
     conn.execute(
-        sql.SQL("SELECT setval(pg_get_serial_sequence(%s, 'id'), (SELECT max(id) FROM {}))").format(
-            identifier(table)
-        ),
+        sql.SQL("SELECT setval(pg_get_serial_sequence(%s, 'id'), (SELECT max(id) FROM {}))").format(identifier(table)),
         [identifier(table).as_string(conn)],
     )
 
@@ -347,15 +341,10 @@ class _Writer:
         self._conn = conn
         name = identifier(table)
         columns = sql.SQL(", ").join(map(sql.Identifier, COLUMNS))
-        assign = sql.SQL(", ").join(
-            sql.SQL("{} = %s").format(sql.Identifier(column)) for column in COLUMNS[1:]
-        )
+        assign = sql.SQL(", ").join(sql.SQL("{} = %s").format(sql.Identifier(column)) for column in COLUMNS[1:])
         holes = sql.SQL(", ").join([sql.Placeholder()] * len(COLUMNS))
         self._sql = {
-            "c": sql.SQL("INSERT INTO {} ({}) VALUES ({})")
-            .format(name, columns, holes)
-            .as_string(conn)
-            .encode(),
+            "c": sql.SQL("INSERT INTO {} ({}) VALUES ({})").format(name, columns, holes).as_string(conn).encode(),
             "u": sql.SQL("UPDATE {} SET {} WHERE id = %s").format(name, assign).as_string(conn).encode(),
             "d": sql.SQL("DELETE FROM {} WHERE id = %s").format(name).as_string(conn).encode(),
         }

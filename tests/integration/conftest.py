@@ -115,9 +115,7 @@ def _call(command: Sequence[str], environment: dict[str, str], limit: float) -> 
         command, env=environment, cwd=PROJECT, timeout=limit, check=False, capture_output=True, text=True
     )
     if done.returncode != 0:
-        pytest.exit(
-            f"{' '.join(command)} failed:\n{done.stdout[-2000:]}\n{done.stderr[-6000:]}", returncode=1
-        )
+        pytest.exit(f"{' '.join(command)} failed:\n{done.stdout[-2000:]}\n{done.stderr[-6000:]}", returncode=1)
 
 
 @pytest.fixture(scope="session")
@@ -221,9 +219,7 @@ def _take_away(access: Access, rtlake: Callable[..., str], declared: Declared) -
     rtlake("stream", "stop", *declared.where, ok=False)
     for connector in connectors:
         rtlake("connectors", "delete", connector.connector, "--yes", *declared.where, ok=False)
-    tables = [
-        name for one in declared.streams.values() for name in (one.pinot_current, one.pinot_history) if name
-    ]
+    tables = [name for one in declared.streams.values() for name in (one.pinot_current, one.pinot_history) if name]
     if tables:
         rtlake("pinot", "delete", *tables, "--topics", "--yes", ok=False)
     with access.source() as conn:

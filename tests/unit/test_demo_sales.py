@@ -13,9 +13,7 @@ from airflow_provider_rtlake.demo.sales import COLUMNS, Generator, Mix, Transact
 from airflow_provider_rtlake.exceptions import UserError
 
 
-def replay(
-    rows: dict[int, tuple[object, ...]], transactions: list[Transaction]
-) -> dict[int, tuple[object, ...]]:
+def replay(rows: dict[int, tuple[object, ...]], transactions: list[Transaction]) -> dict[int, tuple[object, ...]]:
     """What a database would hold afterwards; fails where a database would refuse or change nothing."""
     state = dict(rows)
     for transaction in transactions:
@@ -73,9 +71,7 @@ def test_every_kind_of_change_occurs() -> None:
 def test_prices_fit_their_column() -> None:
     generator = Generator(seed=5, mix=Mix(update=10))
     list(generator.transactions(30_000))
-    assert all(
-        Decimal(0) < row[3] < 10**8 and row[3].as_tuple().exponent == -2 for row in generator.rows.values()
-    )
+    assert all(Decimal(0) < row[3] < 10**8 and row[3].as_tuple().exponent == -2 for row in generator.rows.values())
 
 
 def test_continues_on_given_rows() -> None:
