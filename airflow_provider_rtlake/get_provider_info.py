@@ -176,4 +176,4 @@ TRIGGERS: dict[str, list[str]] = {
     "Project Nessie": ["nessie"],
     "Apache Pinot": ["pinot"],
 }
-LINKS = ["pinot.PinotTableLink"]
+LINKS = ["kafka_connect.KafkaConnectStatusLink", "pinot.PinotTableLink"]

@@ -23,6 +23,7 @@ from airflow_provider_rtlake.exceptions import (
 SERVICE = "Kafka Connect"
 _REBALANCE_SECONDS = 60.0  # that a request waits for a rebalance to end
 _POLL_SECONDS = 0.3
+_SETTLE_SECONDS = 10.0  # that a restart may take to show in the status
 _TRACE_LINES = 12  # of a failed task, in an error; the whole trace is in the status
 
 
@@ -62,11 +63,7 @@ class ConnectorStatus:
     @property
     def running(self) -> bool:
         """Whether the connector and every one of its tasks run."""
-        return (
-            self.state == "RUNNING"
-            and bool(self.tasks)
-            and all(task.state == "RUNNING" for task in self.tasks)
-        )
+        return self.state == "RUNNING" and bool(self.tasks) and all(task.state == "RUNNING" for task in self.tasks)
 
     @property
     def failed(self) -> bool:
@@ -93,9 +90,7 @@ def shorten(trace: str) -> str:
     :param trace: the whole of it.
     """
     lines = [
-        line.strip()
-        for line in trace.splitlines()
-        if line.strip() and not line.lstrip().startswith(("at ", "..."))
+        line.strip() for line in trace.splitlines() if line.strip() and not line.lstrip().startswith(("at ", "..."))
     ]
     return "\n".join(lines[:_TRACE_LINES])
 
@@ -119,9 +114,7 @@ class KafkaConnectClient:
         attempts: int = 5,
         verify: bool | str = True,
     ) -> None:
-        self.rest = RestClient(
-            SERVICE, base_url, auth=auth, timeout=timeout, attempts=attempts, verify=verify
-        )
+        self.rest = RestClient(SERVICE, base_url, auth=auth, timeout=timeout, attempts=attempts, verify=verify)
 
     def __enter__(self) -> KafkaConnectClient:
         return self
@@ -315,13 +308,31 @@ class KafkaConnectClient:
             if done(status):
                 return status
             if fail_on_failed and status is not None and status.failed:
-                raise ConnectorFailed(
-                    SERVICE, f"connector {name} has failed ({status.summary}): {status.failure}"
-                )
+                raise ConnectorFailed(SERVICE, f"connector {name} has failed ({status.summary}): {status.failure}")
             if time.monotonic() > deadline:
                 seen = "unknown to Connect" if status is None else status.summary
                 raise WaitTimeout(f"connector {name} was not {what} after {limit:.0f} s: it is {seen}")
             time.sleep(_POLL_SECONDS)  # between two looks; Connect has no call that waits
+
+    def restart_and_wait(self, name: str, *, only_failed: bool, limit: float) -> ConnectorStatus | None:
+        """Restart a connector with its tasks, and wait until all of them run.
+
+        The states of before the restart stay for a moment: a failure is believed only after they have changed.
+
+        :param name: of the connector.
+        :param only_failed: only what has failed.
+        :param limit: seconds.
+        :raises ConnectorFailed: it fails again; the message carries the trace.
+        :raises WaitTimeout: the limit has passed.
+        """
+        before = self.status(name)
+        self.restart(name, include_tasks=True, only_failed=only_failed)
+        deadline = time.monotonic() + min(_SETTLE_SECONDS, limit)
+        while self.status(name) == before and time.monotonic() < deadline:
+            time.sleep(_POLL_SECONDS)  # between two looks; Connect has no call that waits
+        return self.wait(
+            name, lambda status: status is not None and status.running, what="running with every task", limit=limit
+        )
 
     def _patiently(self, method: str, path: str, **kwargs: Any) -> Any:
         """A request, again while Connect says that it is rebalancing (409, or 500 of an expired leader)."""

@@ -229,9 +229,7 @@ class ConnectorDeployment:
         status = self.connect.status(name)
         return status.failure if status is not None else ""
 
-    def _validate(
-        self, declarations: Declarations, connector: Connector, desired: dict[str, str]
-    ) -> list[str]:
+    def _validate(self, declarations: Declarations, connector: Connector, desired: dict[str, str]) -> list[str]:
         try:
             answer = self.connect.validation(desired)
         except NotFound as missing:
@@ -242,9 +240,7 @@ class ConnectorDeployment:
         for key, errors in answer.items():
             for error in errors:
                 path = _key_of(connector, key)
-                found.append(
-                    declarations.problem(connector, path, f"Debezium refuses {key}: {error}", "correct it")
-                )
+                found.append(declarations.problem(connector, path, f"Debezium refuses {key}: {error}", "correct it"))
         for key in connector.config:
             if key not in answer and not key.startswith(("producer.override.", "topic.creation.", "driver.")):
                 found.append(
@@ -351,34 +347,20 @@ class ConnectorDeployment:
     def _wait_running(self, name: str) -> tuple[ConnectorStatus, bool]:
         """Wait for the connector and every task; what has failed is restarted once."""
         restarted = False
-        while True:
-            try:
-                status = self.connect.wait(
-                    name,
-                    lambda status: status is not None and status.running,
-                    what="running with every task",
-                    limit=self.limit,
-                )
-            except ConnectorFailed:
-                if restarted:
-                    raise
-                self.say(f"{name}: restart of what has failed")
-                self.connect.restart(name, include_tasks=True, only_failed=True)
-                self._wait_not_failed(name)
-                restarted = True
-            else:
-                if status is None:
-                    raise WaitTimeout(f"connector {name} is unknown to Connect")
-                return status, restarted
-
-    def _wait_not_failed(self, name: str) -> None:
-        """The status of before the restart stays for a moment: do not take it for a new failure."""
-        deadline = time.monotonic() + min(10.0, self.limit)
-        while time.monotonic() < deadline:
-            status = self.connect.status(name)
-            if status is None or not status.failed:
-                return
-            time.sleep(_POLL_SECONDS)  # between two looks; Connect has no call that waits
+        try:
+            status = self.connect.wait(
+                name,
+                lambda status: status is not None and status.running,
+                what="running with every task",
+                limit=self.limit,
+            )
+        except ConnectorFailed as error:
+            self.say(f"{name}: restart of what has failed ({str(error).splitlines()[0]})")
+            status = self.connect.restart_and_wait(name, only_failed=True, limit=self.limit)
+            restarted = True
+        if status is None:
+            raise WaitTimeout(f"connector {name} is unknown to Connect")
+        return status, restarted
 
     def _read_added_tables(self, one: Prepared) -> list[str]:
         """Let Debezium read the tables that were added to a connector whose first snapshot is over."""
@@ -412,7 +394,7 @@ class ConnectorDeployment:
             while not read_slot(connection, one.connector.slot_name).active:
                 if time.monotonic() > deadline:
                     raise WaitTimeout(
-                        f"connector {one.connector.connector} does not read its replication slot after {self.limit:.0f} s"
+                        f"connector {one.connector.connector}: nobody reads its replication slot after {self.limit:.0f} s"
                     )
                 time.sleep(_POLL_SECONDS)  # between two looks at the slot
 
@@ -467,9 +449,7 @@ class ConnectorDeployment:
         return {
             "connector": name,
             "state": "ABSENT" if status is None else status.state,
-            "tasks": []
-            if status is None
-            else [{"id": task.id, "state": task.state} for task in status.tasks],
+            "tasks": [] if status is None else [{"id": task.id, "state": task.state} for task in status.tasks],
             "running": status is not None and status.running and slot.active,
             "error": "" if status is None else status.failure,
             "epoch": "" if epoch is None else epoch.text,

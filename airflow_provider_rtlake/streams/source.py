@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import json
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,93 +16,19 @@ from airflow_provider_rtlake.streams.model import Stream
 from airflow_provider_rtlake.streams.rules import Path, Problem
 from airflow_provider_rtlake.streams.schema import Column, TableSchema
 
-# What Debezium 3.7 has a form for. A column of any other type would be left out of the messages.
-_SCALARS = frozenset(
-    [
-        "smallint",
-        "integer",
-        "bigint",
-        "oid",
-        "real",
-        "numeric",
-        "money",
-        "boolean",
-        "bit",
-        "character",
-        "text",
-        "name",
-        '"char"',
-        "citext",
-        "json",
-        "jsonb",
-        "xml",
-        "uuid",
-        "bytea",
-        "date",
-        "interval",
-        "inet",
-        "cidr",
-        "macaddr",
-        "macaddr8",
-        "int4range",
-        "int8range",
-        "numrange",
-        "tsrange",
-        "tstzrange",
-        "daterange",
-        "point",
-        "hstore",
-        "ltree",
-        "tsvector",
-        "geometry",
-        "geography",
-        "vector",
-        "halfvec",
-        "sparsevec",
-    ]
-) | {
-    "double precision",
-    "bit varying",
-    "character varying",
-    "time without time zone",
-    "time with time zone",
-    "timestamp without time zone",
-    "timestamp with time zone",
-}
-_ARRAY_ELEMENTS = frozenset(
-    [
-        "smallint",
-        "integer",
-        "bigint",
-        "oid",
-        "real",
-        "numeric",
-        "boolean",
-        "character",
-        "text",
-        "citext",
-        "json",
-        "jsonb",
-        "uuid",
-        "date",
-        "inet",
-        "cidr",
-        "macaddr",
-        "int4range",
-        "int8range",
-        "numrange",
-        "tsrange",
-        "tstzrange",
-        "daterange",
-    ]
-) | {
-    "double precision",
-    "character varying",
-    "time without time zone",
-    "time with time zone",
-    "timestamp without time zone",
-    "timestamp with time zone",
-}
+# What Debezium 3.7's JSON carries exactly, in the snapshot and in the stream (seen on live messages).
+_SHARED = """smallint integer bigint oid real "double precision" boolean character "character varying" text citext json
+    jsonb uuid date inet cidr macaddr macaddr8 "time with time zone" "timestamp without time zone" hstore ltree
+    "timestamp with time zone" int4range int8range numrange tsrange tstzrange daterange"""
+_SCALARS = frozenset(shlex.split(_SHARED)) | frozenset(
+    shlex.split(
+        """numeric money bit "bit varying" xml bytea interval point tsvector geometry geography vector halfvec sparsevec
+        "time without time zone" char"""
+    )
+)
+_ARRAY_ELEMENTS = frozenset(shlex.split(_SHARED)) | {"bytea", "char"}
+# Scalar types for which Debezium sends NULL, not the placeholder, where PostgreSQL left a large value out.
+_SILENT = frozenset(("hstore", "tsvector"))
 _KINDS = {
     "v": "is a view",
     "m": "is a materialized view",
@@ -178,9 +106,7 @@ class SourceTable:
     owned: bool
 
 
-def introspect(
-    connection: psycopg.Connection[dict[str, Any]], streams: Sequence[Stream]
-) -> dict[str, TableSchema]:
+def introspect(connection: psycopg.Connection[dict[str, Any]], streams: Sequence[Stream]) -> dict[str, TableSchema]:
     """The structure of captured tables, checked against their declarations.
 
     :param connection: to the source database.
@@ -231,9 +157,7 @@ def read_tables(
     return tables, problems
 
 
-def _query(
-    connection: psycopg.Connection[dict[str, Any]], sql: str, **parameters: Any
-) -> list[dict[str, Any]]:
+def _query(connection: psycopg.Connection[dict[str, Any]], sql: str, **parameters: Any) -> list[dict[str, Any]]:
     return connection.execute(sql, parameters).fetchall()
 
 
@@ -335,9 +259,12 @@ class _Facts:
             return "its identity index does not hold the key"
         if self.identity == "default" and set(self.key) != set(primary):
             return "its declared key is not the primary key, so deletes would not carry it"
+        silent = [column.name for column in schema.captured if column.toastable and _arrives_as_null(column)]
+        if silent:
+            return f"large values of {', '.join(silent[:5])} that an update leaves alone would arrive as NULL"
         large = [column.name for column in schema.captured if column.toastable]
         if self.stream.table.realtime is not False and large:
-            return f"the real-time lane would miss large values of {', '.join(large[:5])} that an update leaves alone"
+            return f"the real-time lane would miss large values of {', '.join(large[:5])} that updates leave alone"
         return None
 
     def problems(self, path: Path) -> Iterator[Problem]:
@@ -349,7 +276,9 @@ class _Facts:
                 yield (
                     path,
                     f"column {row['name']!r}: {loss}",
-                    f"accept it by name (accept_loss: [{row['name']}]), or leave it out (exclude: [{row['name']}])",
+                    "accept it by name (accept_loss: [{0}]), or leave it out (exclude: [{0}])".format(
+                        _yaml(row["name"])
+                    ),
                 )
         schema = self.table().schema
         if self.stream.table.replica_identity == "keep" and schema.replica_identity != "full":
@@ -407,6 +336,14 @@ class _Facts:
                     yield (*path, "history", "untracked"), f"{name!r} is a key column", "remove it"
 
 
+def _arrives_as_null(column: Column) -> bool:
+    return column.dimensions > 0 or _plain(column.type) in _SILENT
+
+
+def _yaml(name: str) -> str:
+    return name if name.replace("_", "").isalnum() else json.dumps(name, ensure_ascii=False)
+
+
 def _did_you_mean(name: str, rows: dict[str, Any]) -> str:
     near = difflib.get_close_matches(name, rows, n=1, cutoff=0.6)
     return f"did you mean {near[0]!r}?" if near else f"it has {', '.join(list(rows)[:12])}"
@@ -451,12 +388,20 @@ _LOSSES: tuple[tuple[Callable[[dict[str, Any]], bool], str], ...] = (
         "Debezium's JSON loses a numeric array that holds NaN",
     ),
     (
-        lambda row: row["is_array"] and row["element_kind"] != "e" and row["element"] not in _ARRAY_ELEMENTS,
-        "Debezium has no form for arrays of this type",
+        lambda row: row["is_array"] and row["element"] == "time without time zone",
+        "Debezium's JSON loses the microseconds of times in an array",
+    ),
+    (
+        lambda row: row["is_array"] and row["element_kind"] == "e",
+        "Debezium's JSON loses an array of an enum that holds NULL",
+    ),
+    (
+        lambda row: row["is_array"] and _plain(row["element"]) not in _ARRAY_ELEMENTS,
+        "Debezium's JSON does not carry arrays of this type",
     ),
     (
         lambda row: not row["is_array"] and row["base_kind"] != "e" and _plain(row["type"]) not in _SCALARS,
-        "Debezium has no form for this type and would leave the column out",
+        "Debezium's JSON does not carry this type",
     ),
 )
 
@@ -467,5 +412,5 @@ def _loss(row: dict[str, Any]) -> str | None:
 
 
 def _plain(type_name: str) -> str:
-    """Without the schema that an extension lives in."""
-    return type_name.rsplit(".", 1)[-1]
+    """Without the schema that an extension lives in, and without quotes."""
+    return type_name.rsplit(".", 1)[-1].strip('"')
