@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from airflow_provider_rtlake.checks.names import TableName, quoted
-from airflow_provider_rtlake.clients.nessie import Entry
 
 ACTIONS = ("compact", "manifests", "expire", "orphans")
 # Those that delete files; the others only write.
 DELETING = frozenset({"expire", "orphans"})
+# Files that nothing names may be of a write that has not committed yet: they are left alone for so long at least.
+ORPHAN_AGE = timedelta(days=7)
 _MARGIN = timedelta(minutes=1)  # so that a snapshot that is still needed is never on the edge
 
 
@@ -45,14 +46,22 @@ def retention(wanted: timedelta, now: datetime, needed: Mapping[str, datetime | 
     return Retention(reach, f"{who} still reads from the snapshot of {oldest.isoformat()}")
 
 
-def witnesses(seen: Mapping[str, Entry | None]) -> list[str]:
-    """The references that can see a table's files and so forbid to delete any.
+def possible_witnesses(references: Iterable[str], branch: str, history: str | None) -> list[str]:
+    """The references through which somebody may read a table, besides the branch that is maintained.
 
-    Any sight of the table counts, also of an older state: its files were written under the same table.
+    A merge's branch holds every table, but only its own history is read and published through it.
 
-    :param seen: name of every other reference → the table there, None where it does not have it.
+    :param references: names of all branches and tags.
+    :param branch: the branch that is maintained.
+    :param history: the history whose merges write the table, ``namespace.name``; None for other tables.
     """
-    return sorted(name for name, entry in seen.items() if entry is not None)
+    merges = ("scd2/", "scd2-refused/")
+    own = tuple(f"{prefix}{history}/" for prefix in merges) if history else ()
+    return sorted(
+        name
+        for name in references
+        if name != branch and (not name.startswith(merges) or (own and name.startswith(own)))
+    )
 
 
 def merges_in_flight(references: Iterable[str], history: str | None) -> list[str]:
@@ -87,7 +96,7 @@ def action_sql(action: str, table: TableName, *, keep: timedelta, small_file_mb:
         "compact": f"optimize(file_size_threshold => '{int(small_file_mb)}MB')",
         "manifests": "optimize_manifests",
         "expire": f"expire_snapshots(retention_threshold => '{duration(keep)}')",
-        "orphans": f"remove_orphan_files(retention_threshold => '{duration(keep)}')",
+        "orphans": f"remove_orphan_files(retention_threshold => '{duration(max(keep, ORPHAN_AGE))}')",
     }
     if action not in procedures:
         raise ValueError(f"no such action: {action!r}; there are {', '.join(ACTIONS)}")
@@ -112,6 +121,18 @@ def metadata_table(table: TableName, kind: str) -> str:
     :param kind: ``files``, ``snapshots``, …
     """
     return TableName(table.catalog, table.schema, f"{table.table}${kind}").sql
+
+
+def expirable_sql(table: TableName, keep: timedelta) -> str:
+    """A query for the number of snapshots that are older than what is kept.
+
+    :param table: which table.
+    :param keep: age below which a snapshot stays.
+    """
+    return (
+        f"SELECT count(*) FROM {metadata_table(table, 'snapshots')} "  # noqa: S608
+        f"WHERE committed_at < current_timestamp - INTERVAL '{math.ceil(keep.total_seconds())}' SECOND"
+    )
 
 
 def census_sql(table: TableName, small_file_mb: int) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from functools import cached_property
 from typing import Any
@@ -12,7 +12,7 @@ from airflow.providers.trino.hooks.trino import TrinoHook
 from trino.exceptions import Error as TrinoError
 from trino.exceptions import TrinoUserError
 
-from airflow_provider_rtlake.checks.names import TableName
+from airflow_provider_rtlake.checks.names import TableName, literal, quoted
 from airflow_provider_rtlake.exceptions import NotFound, RequestRefused, ServiceUnavailable, UserError
 
 # Trino's names of errors that say that something does not exist.
@@ -43,10 +43,11 @@ class TrinoOperator(BaseOperator):
             self.log.info("cancelling query %s", self._cursor.query_id)
             self._cursor.cancel()
 
-    def query(self, sql: str) -> list[list[Any]]:
+    def query(self, sql: str, *, session: Mapping[str, str] | None = None) -> list[list[Any]]:
         """Rows of a statement.
 
         :param sql: one statement.
+        :param session: session properties for it, ``catalog.property`` or ``property``.
         :raises NotFound: it names a table, schema or catalog that does not exist.
         :raises RequestRefused: Trino finds other fault with it.
         :raises ServiceUnavailable: anything else kept Trino from answering.
@@ -55,6 +56,10 @@ class TrinoOperator(BaseOperator):
         with closing(self.hook.get_conn()) as connection:
             self._cursor = connection.cursor()
             try:
+                for name, value in (session or {}).items():
+                    property_ = ".".join(quoted(part) for part in name.split("."))
+                    self._cursor.execute(f"SET SESSION {property_} = {literal(value)}")
+                    self._cursor.fetchall()
                 self._cursor.execute(sql)
                 rows = [list(row) for row in self._cursor.fetchall()]
                 self.log.info("query %s: %s rows", self._cursor.query_id, len(rows))
