@@ -32,6 +32,7 @@ app.command()(verbs.logs)
 app.command()(verbs.restart)
 app.command()(verbs.doctor)
 app.command()(verbs.destroy)
+app.command()(verbs.rotate)
 app.command()(verbs.lock)
 app.command()(verbs.fetch)
 

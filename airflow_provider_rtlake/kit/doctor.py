@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 
 from airflow_provider_rtlake.exceptions import RtlakeError
 from airflow_provider_rtlake.kit import artifacts, health, preflight, supervise

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil  # type: ignore[import-untyped]
+import psutil
 
 from airflow_provider_rtlake.exceptions import WaitTimeout
 from airflow_provider_rtlake.kit.stack import Stack
@@ -52,9 +52,9 @@ def _postgresql(stack: Stack) -> str:
 
 
 def _s3(stack: Stack) -> str:
-    from botocore.auth import S3SigV4Auth  # type: ignore[import-untyped]
-    from botocore.awsrequest import AWSRequest  # type: ignore[import-untyped]
-    from botocore.credentials import Credentials  # type: ignore[import-untyped]
+    from botocore.auth import S3SigV4Auth
+    from botocore.awsrequest import AWSRequest
+    from botocore.credentials import Credentials
 
     connection = stack.connection("rtlake_s3")
     request = AWSRequest("HEAD", f"{connection.extra['endpoint_url']}/lakehouse")

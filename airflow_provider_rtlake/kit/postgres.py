@@ -68,6 +68,17 @@ def password_matches(password: str, stored: str | None) -> bool:
     return hmac.compare_digest(scram_verifier(password, base64.b64decode(salt), int(iterations)), stored)
 
 
+def set_superuser_password(server: Server, new: str) -> None:
+    """Change the password of ``postgres`` itself.
+
+    :param server: with the password until now.
+    :param new: the password from now on.
+    """
+    with wait(server) as connection:
+        statement = sql.SQL("ALTER ROLE postgres PASSWORD {}").format(sql.Literal(scram_verifier(new)))
+        connection.execute(statement)
+
+
 def wait(server: Server) -> psycopg.Connection[Any]:
     """Log in as soon as the server lets us.
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 
 _SOCKET_PATH_LIMIT = 100  # bytes; Linux allows 107
 _LOOPBACK = "127.0.0.1"

@@ -15,8 +15,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from airflow_provider_rtlake.exceptions import TerminalError, WaitTimeout
 
+_ORPHAN_SECONDS = 30.0  # for what a killed supervisord left behind to end
 _START_SECONDS = 20.0  # for supervisord itself to answer
 
 
@@ -77,6 +80,7 @@ class Supervisord(Supervisor):
         config = self.home / "etc" / "supervisor" / "supervisord.conf"
         if not config.exists():
             raise SupervisorError(f"{config} is missing; run 'rtlake up --converge'")
+        end_orphans(self.home)
         command = [sys.executable, "-m", "supervisor.supervisord", "-c", str(config)]
         done = subprocess.run(
             command,
@@ -178,6 +182,36 @@ def _systemctl(*arguments: str) -> str:
     if done.returncode != 0:
         raise SupervisorError(f"systemctl {' '.join(arguments)}: {done.stderr.strip()}")
     return done.stdout
+
+
+def orphans(home: Path) -> list[psutil.Process]:
+    """Services that outlived their supervisord (it was killed): nobody's children, working in a component's folder.
+
+    :param home: RTLAKE_HOME.
+    """
+    folders = {str(p) for p in (home / "var").glob("*")}
+    found = []
+    for process in psutil.process_iter(["ppid"]):
+        try:
+            if process.info["ppid"] == 1 and process.cwd() in folders:
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def end_orphans(home: Path) -> None:
+    """End them, gracefully first: a second start beside them would find ports and data taken.
+
+    :param home: RTLAKE_HOME.
+    """
+    left = orphans(home)
+    for process in left:
+        process.terminate()
+    _, left = psutil.wait_procs(left, timeout=_ORPHAN_SECONDS)
+    for process in left:
+        process.kill()
+    psutil.wait_procs(left, timeout=_ORPHAN_SECONDS)
 
 
 def supervisor_of(home: Path, kind: str) -> Supervisor:

@@ -1,10 +1,11 @@
-"""The kit's verbs: up, down, status, logs, restart, doctor, destroy, lock, fetch."""
+"""The kit's verbs: up, down, status, logs, restart, doctor, destroy, rotate, lock, fetch."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import os
+import secrets
 import shutil
 import subprocess
 import time
@@ -17,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from airflow_provider_rtlake.exceptions import UserError
-from airflow_provider_rtlake.kit import artifacts, health, playbook, settings, supervise
+from airflow_provider_rtlake.kit import artifacts, health, playbook, postgres, settings, supervise
 from airflow_provider_rtlake.kit import doctor as doctors
 from airflow_provider_rtlake.kit import fetch as fetching
 from airflow_provider_rtlake.kit.stack import Stack, default_home
@@ -289,6 +290,30 @@ def _remove_units(stack: Stack) -> None:
     for unit in units:
         Path("/etc/systemd/system", unit).unlink(missing_ok=True)
     subprocess.run(["systemctl", "daemon-reload"], check=False)
+
+
+def rotate(name: Annotated[str, typer.Argument(help="Name below RTLAKE_HOME/secrets.")]) -> None:
+    """Make a secret anew, store it wherever it is used, restart what reads it."""
+    stack = Stack.load()
+    path = stack.home / "secrets" / name
+    if not path.exists():
+        there = ", ".join(sorted(p.name for p in path.parent.iterdir()))
+        raise UserError(f"no secret {name}; there are: {there}")
+    if name == "airflow_fernet":
+        raise UserError("airflow_fernet encrypts what is stored: rotate it with 'airflow rotate-fernet-key'")
+    new = secrets.token_hex(32)
+    if name == "postgres":
+        server = postgres.Server("127.0.0.1", stack.service("postgresql").port, stack.secret(name))
+        postgres.set_superuser_password(server, new)
+    handle = os.open(path.with_suffix(".new"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(handle, "w") as stream:
+        stream.write(new + "\n")
+    path.with_suffix(".new").replace(path)
+    variables = settings.load(stack.home)
+    bring_up(stack.home, variables, stack.supervisor, converge=True)
+    if name == "debezium" and "connect" in stack.services:
+        restart("connect")  # a connector reads its secret only when it starts
+    say(f"{name} rotated")
 
 
 def lock(
