@@ -193,9 +193,7 @@ class FlinkClient:
         self.gateway_url = gateway_url.rstrip("/") if gateway_url else None
         self._rest = _FlinkRest("Flink", url, auth=auth, timeout=timeout, attempts=attempts, verify=verify)
         self._gateway = (
-            _FlinkRest(
-                "Flink SQL gateway", gateway_url, auth=auth, timeout=timeout, attempts=attempts, verify=verify
-            )
+            _FlinkRest("Flink SQL gateway", gateway_url, auth=auth, timeout=timeout, attempts=attempts, verify=verify)
             if gateway_url
             else None
         )
@@ -329,9 +327,7 @@ class FlinkClient:
         try:
             return self._rest.request(method, f"/jobs/{quote(job_id)}{path}", retry=retry, **kwargs)
         except NotFound as error:
-            raise JobNotFound(
-                error.service, f"no job {job_id}: {error}", status=404, body=error.body
-            ) from error
+            raise JobNotFound(error.service, f"no job {job_id}: {error}", status=404, body=error.body) from error
 
     # Jars
 
@@ -474,9 +470,7 @@ class FlinkClient:
         """
         found = self.exception(job.job_id)
         cause, trace = found or ("no exception is recorded", "")
-        return JobFailed(
-            "Flink", f"job {job.name!r} ({job.job_id}) is {job.state.value}: {cause}", body=trace
-        )
+        return JobFailed("Flink", f"job {job.name!r} ({job.job_id}) is {job.state.value}: {cause}", body=trace)
 
 
 class SqlSession:
@@ -531,9 +525,7 @@ class SqlSession:
                 rows.extend(tuple(row["fields"]) for row in results.get("data", ()))
                 if len(rows) > max_rows:
                     self.cancel(operation)
-                    raise StatementFailed(
-                        "Flink SQL gateway", f"more than {max_rows} rows: {_head(statement)}"
-                    )
+                    raise StatementFailed("Flink SQL gateway", f"more than {max_rows} rows: {_head(statement)}")
                 uri = answer.get("nextResultUri") or uri
                 answer = self._fetch(uri, statement)
             if answer.get("resultType") == "EOS":

@@ -147,9 +147,7 @@ def status(
 def apply(
     tables: Tables = None,
     lane: LaneKinds = None,
-    prune: Annotated[
-        bool, typer.Option("--prune", help="Stop jobs of lanes that are no longer declared.")
-    ] = False,
+    prune: Annotated[bool, typer.Option("--prune", help="Stop jobs of lanes that are no longer declared.")] = False,
     accept_gap: Annotated[
         bool, typer.Option("--accept-gap", help="Go on although Kafka lost messages that were never read.")
     ] = False,

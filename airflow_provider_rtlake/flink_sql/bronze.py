@@ -1,5 +1,7 @@
 """The bronze lane: every message of a topic, exactly as it arrived, once, in an Iceberg table."""
 
+# ruff: noqa: S608 (every name and text that goes into a statement is quoted by flink_sql.quoting)
+
 from __future__ import annotations
 
 from airflow_provider_rtlake.flink_sql.job import KafkaSource, RenderedJob
@@ -149,7 +151,8 @@ def transactions_job(connector: Connector, settings: LaneSettings) -> RenderedJo
     stream = connector.streams[0]
     name = stream.bronze_transactions
     good = f"""SELECT `topic_partition`, `topic_offset`, CAST(`kafka_ts` AS TIMESTAMP_LTZ(6)),
-  `tx_id`, `status`, TRY_CAST(`event_count` AS BIGINT), CASE WHEN `status` = 'END' THEN JSON_QUERY(`payload`, '$.data_collections') END, `payload`, {_DAY}
+  `tx_id`, `status`, TRY_CAST(`event_count` AS BIGINT),
+  CASE WHEN `status` = 'END' THEN JSON_QUERY(`payload`, '$.data_collections') END, `payload`, {_DAY}
 FROM `judged` WHERE `reason` IS NULL"""
     return _job(
         name=f"bronze.{connector.transaction_topic}",

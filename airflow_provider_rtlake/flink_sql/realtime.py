@@ -4,6 +4,8 @@ Messages may be sent twice, never lost; both of a pair are equal and carry the s
 (history) or by the row's key and the position (current) give exact answers. The job keeps no state but its offsets.
 """
 
+# ruff: noqa: S608 (every name and text that goes into a statement is quoted by flink_sql.quoting)
+
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
