@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection, Iterable, Sequence
+from itertools import pairwise
 from typing import Any
 
 from airflow_provider_rtlake.scd2.change import Change, ChangeReader, RawChange
@@ -102,7 +103,7 @@ class Memory:
             assert [stored.last for stored in found] == [False] * (len(found) - 1) + [True], key
             for version in versions:
                 assert version.end is None or version.start < version.end, (key, version)
-            for earlier, later in zip(versions, versions[1:], strict=False):
+            for earlier, later in pairwise(versions):
                 assert earlier.end is not None and earlier.end <= later.start, (key, earlier, later)
                 assert earlier.deleted or earlier.end == later.start, (key, earlier, later)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import pairwise
 
 from airflow_provider_rtlake.scd2.fold import Refused, Version
 from airflow_provider_rtlake.scd2.plan import Plan, Stored, equal
@@ -52,7 +53,7 @@ def _overlaps(plan: Plan) -> Iterable[str]:
         by_key.setdefault(version.key, []).append(version)
     for key, versions in by_key.items():
         versions.sort(key=lambda version: version.start)
-        for earlier, later in zip(versions, versions[1:]):  # noqa: B905 - the last one has no successor
+        for earlier, later in pairwise(versions):
             if earlier.end is None or earlier.end > later.start:
                 yield key
                 break

@@ -1,6 +1,7 @@
 """The rule: ``history(key) = fold(all changes of key, in the order of their positions)``.
 
-Pure: no Spark, no clock, no input or output. A merge folds new changes onto the last version of each key; a key that got
+Pure: no Spark, no clock, no input or output. A merge folds new changes onto the last version of each key; a
+key that got
 a late change is folded anew from all its changes. Both are this one function, so they cannot disagree.
 """
 
@@ -202,7 +203,8 @@ class Fold:
         :raises Refused: a transaction leaves more than one row of a key.
         """
         steps = list(steps)
-        # Updates without a before-image tell that the replica identity is the key: then a delete's image, in which every
+        # Updates without a before-image tell that the replica identity is the key: then a delete's image,
+        # in which every
         # other column is null, is no image of a row of nulls.
         self._keys_only = any(
             step.op == "u" and isinstance(step, Change) and step.before is None for step in steps

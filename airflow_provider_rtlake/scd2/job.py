@@ -1,6 +1,7 @@
 """The Spark job: one merge, or as many as it takes to catch up.
 
-``python -m airflow_provider_rtlake.scd2.job --request FILE --result FILE`` under spark-submit, or :func:`merge_once` in a
+``python -m airflow_provider_rtlake.scd2.job --request FILE --result FILE`` under spark-submit, or
+:func:`merge_once` in a
 session that lives on.
 """
 
@@ -29,7 +30,7 @@ from airflow_provider_rtlake.scd2.lake import Lake, Table, Traffic, catalog_sett
 from airflow_provider_rtlake.scd2.plan import Plan, plan_merge
 from airflow_provider_rtlake.scd2.position import Position
 from airflow_provider_rtlake.scd2.publish import Overtaken, Publisher, Workplace
-from airflow_provider_rtlake.scd2.request import MergeRequest
+from airflow_provider_rtlake.scd2.request import MergeRequest, read_requests
 from airflow_provider_rtlake.scd2.store import SparkStore
 from airflow_provider_rtlake.scd2.tables import (
     BUCKETS,
@@ -49,7 +50,6 @@ from airflow_provider_rtlake.scd2.tables import (
 )
 
 CHECKPOINT_KEY = "rtlake.checkpoint"  # in the snapshot summary: read without opening a data file
-REFUSED_EXIT, FAILED_EXIT = 3, 4
 _KEYS_PER_BUCKET = 500_000
 _SCHEMAS = SchemaTexts()
 
@@ -74,6 +74,11 @@ class Checkpoint:
     ends: tuple[TransactionEnd, ...] = ()
     end_lsn: int = 0
     merge_id: str | None = None
+
+    @property
+    def position_text(self) -> str:
+        """The position, or 0 before the first."""
+        return self.position.text if self.position else "0"
 
     def row(self, request: MergeRequest, statistics: Mapping[str, Any], now: int) -> dict[str, Any]:
         """As a row of the checkpoint table."""
@@ -217,13 +222,13 @@ class Merge:
         _check_epoch(checkpoint, made, self._request.history)
         work = _Write(self, lake, base, checkpoint, made)
         plan = work.plan()
-        if not plan.applied and not plan.added and not plan.removed and plan.marks == list(checkpoint.marks):
-            if after.bronze_seen == checkpoint.bronze_seen:
-                return Outcome(False, behind, len(made.pending), self._statistics(plan, started))
+        nothing = not (plan.applied or plan.added or plan.removed) and plan.marks == list(checkpoint.marks)
+        if nothing and after.bronze_seen == checkpoint.bronze_seen:
+            return Outcome(False, behind, len(made.pending), self._statistics(plan, started))
         place = work.carry_out(plan, after, started)
         with self._steps.timed("publish"):
             self._crash("publish")
-            message = f"scd2 merge of {self._request.history}: {plan.changes} changes up to {made.reached and made.reached.text}"
+            message = f"scd2 merge of {self._request.history}: {plan.changes} changes, {after.position_text}"
             self._publisher.publish(place, self._request.checkpoint, message)
         return Outcome(True, behind, len(made.pending), self._statistics(plan, started, made))
 
@@ -308,7 +313,15 @@ class Merge:
             "steps": dict(self._steps.seconds),
             **self._traffic.as_json(),
             **(plan.statistics() if plan else {}),
-            **({"forced_transactions": made.forced, "waiting": len(made.pending)} if made else {}),
+            **(
+                {
+                    "forced_transactions": made.forced,
+                    "waiting": len(made.pending),
+                    "position": made.reached.text if made.reached else None,
+                }
+                if made
+                else {}
+            ),
         }
 
 
@@ -369,10 +382,9 @@ class _Write:
     def carry_out(self, plan: Plan, after: Checkpoint, started: float) -> Workplace:
         """Write the plan on a branch and check it there."""
         publisher = self._merge._publisher
-        position = after.position.text if after.position else "0"
         with self._steps.timed("branch"):
             self._crash("branch")
-            place = publisher.begin(self._base, position, self._merge._merge_id)
+            place = publisher.begin(self._base, after.position_text, self._merge._merge_id)
         try:
             lake = Lake(self._lake.spark, self._request.catalog, place.branch)
             with self._steps.timed("tables"):
@@ -493,7 +505,7 @@ def _check_epoch(checkpoint: Checkpoint, made: Cut, table: str) -> None:
     lost = newer - snapshots - {change.position.epoch for change in made.ready if change.op == "r"}
     if lost:
         raise EpochChanged(
-            f"{table}: the replication slot was lost (epoch {known} → {min(lost)}) and no snapshot of the table came with "
+            f"{table}: the replication slot was lost (epoch {known} → {min(lost)}) and no snapshot of it came with "
             "the new one: take a new snapshot (rtlake connectors apply); nothing was written"
         )
     headers = {
@@ -566,58 +578,72 @@ def session(name: str = "rtlake-scd2") -> Any:
     return spark
 
 
-def _summed(outcomes: list[Outcome]) -> dict[str, Any]:
+def _summed(request: MergeRequest, outcomes: Sequence[Outcome]) -> dict[str, Any]:
     last = outcomes[-1]
     merges = [outcome.statistics for outcome in outcomes if outcome.changed]
     return {
-        "changed": any(outcome.changed for outcome in outcomes),
+        "table": request.history,
+        "changed": bool(merges),
         "waiting": last.waiting,
         "behind": last.behind,
-        "changes": sum(int(item.get("changes", 0)) for item in merges),
+        "position": merges[-1]["position"] if merges else None,
+        "changes": sum(int(item["changes"]) for item in merges),
+        "seconds": round(sum(float(outcome.statistics["seconds"]) for outcome in outcomes), 3),
         "merges": merges or [last.statistics],
     }
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Entry point; returns the exit code: 0, 3 for a refusal, 4 for another failure that a retry cannot mend."""
-    parser = argparse.ArgumentParser(description="Merge bronze into the history of a table.")
-    parser.add_argument("--request", type=Path, required=True, help="JSON of MergeRequest")
-    parser.add_argument("--result", type=Path, help="where to write the outcome as JSON")
+def merge_tables(spark: Any, requests: Sequence[MergeRequest]) -> list[dict[str, Any]]:
+    """Merge tables one after the other in one session; a table that fails does not stop the others.
+
+    :return: one result for each; a failed one has ``error`` (``refused``, ``overtaken`` or ``terminal``)
+        and ``message``.
+    """
+    results = []
+    for request in requests:
+        try:
+            result = _summed(request, merge_all(spark, request))
+        except Overtaken as error:
+            result = {"table": request.history, "error": "overtaken", "message": str(error)}
+        except Refused as error:
+            result = {
+                "table": request.history,
+                "error": "refused",
+                "rule": error.rule,
+                "keys": error.keys,
+                "message": f"{request.history}: {error}",
+            }
+        except TerminalError as error:
+            result = {"table": request.history, "error": "terminal", "message": f"{request.history}: {error}"}
+        print(f"scd2 merge: {json.dumps(result)}", flush=True)
+        results.append(result)
+    return results
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code: 0, or 1 if a merge failed.
+
+    :param arguments: of the command line.
+    """
+    parser = argparse.ArgumentParser(description="Merge bronze into the histories of tables.")
+    parser.add_argument("--request", type=Path, required=True, help="JSON list of MergeRequest")
+    parser.add_argument("--result", type=Path, help="where to write the outcomes as JSON")
     parser.add_argument(
         "--loop", type=float, metavar="SECONDS", help="go on, looking again after so many seconds"
     )
     options = parser.parse_args(arguments)
-    request = MergeRequest.read(options.request)
-    try:
-        result = _run(request, options.loop)
-        code = 0
-    except Overtaken as error:
-        result, code = {"error": "overtaken", "message": str(error)}, 1
-    except Refused as error:
-        result, code = (
-            {"error": "refused", "rule": error.rule, "keys": error.keys, "message": str(error)},
-            REFUSED_EXIT,
-        )
-    except TerminalError as error:
-        result, code = {"error": "terminal", "message": str(error)}, FAILED_EXIT
-    text = json.dumps(result)
-    if options.result:
-        options.result.write_text(text, encoding="utf-8")
-    print(f"scd2 merge of {request.history}: {text}", flush=True)
-    return code
-
-
-def _run(request: MergeRequest, loop: float | None) -> dict[str, Any]:
+    requests = read_requests(options.request)
     spark = session()
     try:
-        result = _summed(merge_all(spark, request))
-        while loop is not None:
-            print(f"scd2 merge of {request.history}: {json.dumps(result)}", flush=True)
-            time.sleep(loop)
-            result = _summed(merge_all(spark, request))
-        return result
+        results = merge_tables(spark, requests)
+        while options.loop is not None:
+            time.sleep(options.loop)
+            results = merge_tables(spark, requests)
     finally:
         spark.stop()
+    if options.result:
+        options.result.write_text(json.dumps(results), encoding="utf-8")
+    return 1 if any("error" in result for result in results) else 0
 
 
 if __name__ == "__main__":

@@ -239,7 +239,7 @@ class Table:
         location, local, size = self._upload(partition, rows, "deletes", traffic)
         iceberg = self._jvm.org.apache.iceberg
         metrics = iceberg.parquet.ParquetUtil.fileMetrics(
-            iceberg.Files.localInput(local), iceberg.MetricsConfig.forPositionDelete(self.java)
+            iceberg.Files.localInput(local), iceberg.MetricsConfig.forPositionDelete()
         )
         Path(local).unlink()
         builder = iceberg.FileMetadata.deleteFileBuilder(self.java.spec()).ofPositionDeletes()

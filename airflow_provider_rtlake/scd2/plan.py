@@ -274,15 +274,15 @@ def _event_key(event: Event | None) -> Any:
     return None if event is None else (event.position, event.tx, event.topic, event.partition, event.offset)
 
 
+def _facts(version: Version) -> tuple[Any, ...]:
+    times = version.start, version.end, version.deleted, version.origin, version.moved, version.last_position
+    links = version.closed_by, version.previous_key, version.next_key, version.unknown
+    return (*times, *links, _event_key(version.opened), _event_key(version.closed))
+
+
 def equal(left: Version, right: Version) -> bool:
     """Whether two versions say the same, column by column; a missing column is null."""
-    facts = (
-        (version.start, version.end, version.deleted, version.origin, version.moved, version.last_position)
-        + (version.closed_by, version.previous_key, version.next_key, version.unknown)
-        + (_event_key(version.opened), _event_key(version.closed))
-        for version in (left, right)
-    )
-    if next(facts) != next(facts):
+    if _facts(left) != _facts(right):
         return False
     names = left.values.keys() | right.values.keys()
     return all(same(left.values.get(name), right.values.get(name)) for name in names)

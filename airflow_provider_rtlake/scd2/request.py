@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from airflow_provider_rtlake.scd2.change import DEFAULT_PLACEHOLDER
 from airflow_provider_rtlake.streams.model import Stream
@@ -61,10 +61,10 @@ class MergeRequest(BaseModel):
         """Table of the changes applied."""
         return f"{self.base}_changes"
 
-    @classmethod
-    def read(cls, path: Path) -> MergeRequest:
-        """Read a request's file."""
-        return cls.model_validate_json(path.read_text(encoding="utf-8"))
+
+def read_requests(path: Path) -> list[MergeRequest]:
+    """Read a file of requests: a JSON list."""
+    return TypeAdapter(list[MergeRequest]).validate_json(path.read_text(encoding="utf-8"))
 
 
 def request_for(stream: Stream, **settings: Any) -> MergeRequest:

@@ -1,4 +1,5 @@
-"""What a merge reads of its table: the last versions of the touched keys, and more only where a late change needs it."""
+"""What a merge reads of its table: the last versions of the touched keys, and more only where a late change
+needs it."""
 
 from __future__ import annotations
 

@@ -181,7 +181,8 @@ def _decimal(scale: int) -> Reader:
     def read(value: Any) -> Decimal:
         if value in _SPECIAL_NUMBERS:
             raise ValueRefused(
-                f"{value} is no decimal; declare the column as text (history: text: [column]) or correct it at the source"
+                f"{value} is no decimal; name the column under history: accept_loss to keep it as text, "
+                "or correct it at the source"
             )
         number = Decimal(value)
         fixed = (
@@ -197,7 +198,8 @@ def _decimal(scale: int) -> Reader:
 def _number_text(value: Any) -> str:
     if value in _SPECIAL_NUMBERS:
         raise ValueRefused(
-            f"{value} is no number; declare the column as text (history: text: [column]) or correct it at the source"
+            f"{value} is no number; name the column under history: accept_loss to keep it as text, "
+            "or correct it at the source"
         )
     return str(value)
 

@@ -1,0 +1,112 @@
+"""`rtlake scd2`: merge bronze into the histories, and see how far they are."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from airflow_provider_rtlake.clients.nessie import NessieClient
+from airflow_provider_rtlake.exceptions import UserError
+from airflow_provider_rtlake.kit.stack import Stack
+from airflow_provider_rtlake.scd2.request import request_for
+from airflow_provider_rtlake.scd2.submit import run
+from airflow_provider_rtlake.streams.load import load_connectors
+from airflow_provider_rtlake.streams.model import Stream
+
+app = typer.Typer(
+    no_args_is_help=True, help="SCD2 histories of the captured tables: merge, status.", rich_markup_mode=None
+)
+
+Tables = Annotated[list[str] | None, typer.Argument(help="schema.table as declared; all without one.")]
+ConnectorsDir = Annotated[Path, typer.Option("--connectors", help="Folder of the connectors' declarations.")]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object.")]
+Home = Annotated[Path | None, typer.Option("--home", help="The stack's folder; RTLAKE_HOME by default.")]
+_CONNECTORS = Path("connectors")
+
+
+def histories(folder: Path, tables: list[str] | None) -> list[Stream]:
+    """The declared tables that keep a history.
+
+    :param folder: of the declarations.
+    :param tables: only these.
+    :raises UserError: one of them is not declared, or keeps no history.
+    """
+    declared = {
+        stream.source: stream for connector in load_connectors(folder) for stream in connector.streams
+    }
+    kept = {source: stream for source, stream in declared.items() if stream.history_table is not None}
+    for source in tables or ():
+        if source not in kept:
+            reason = "keeps no history" if source in declared else "is not declared"
+            raise UserError(f"{folder}: {source} {reason}; with history: {', '.join(sorted(kept)) or 'none'}")
+    return [stream for source, stream in kept.items() if not tables or source in tables]
+
+
+@app.command()
+def merge(
+    tables: Tables = None,
+    connectors: ConnectorsDir = _CONNECTORS,
+    home: Home = None,
+    as_json: AsJson = False,
+    patience: Annotated[
+        float,
+        typer.Option(help="Seconds that an incomplete transaction or snapshot holds back what follows it."),
+    ] = 60.0,
+) -> None:
+    """Merge what is new into the histories: the same job as the Airflow operator's, in one Spark session."""
+    stack = Stack.load(home)
+    requests = [request_for(stream, patience_seconds=patience) for stream in histories(connectors, tables)]
+    results = run(requests, home=stack.home)
+    if as_json:
+        typer.echo(json.dumps({"ok": True, "merges": results}))
+        return
+    for result in results:
+        state = (
+            f"{result['changes']} changes up to {result['position']}" if result["changed"] else "nothing new"
+        )
+        waiting = (
+            f", {result['waiting']} changes wait for the rest of their transactions"
+            if result["waiting"]
+            else ""
+        )
+        typer.echo(f"{result['table']}: {state}{waiting} ({result['seconds']} s)")
+
+
+@app.command()
+def status(
+    tables: Tables = None, connectors: ConnectorsDir = _CONNECTORS, home: Home = None, as_json: AsJson = False
+) -> None:
+    """Show each history's snapshot on main, and branches that merges left or kept."""
+    stack = Stack.load(home)
+    rows: list[dict[str, Any]] = []
+    with NessieClient(f"{stack.connection('rtlake_nessie').url}/api/v2") as nessie:
+        names = [reference.name for reference in nessie.references()]
+        for stream in histories(connectors, tables):
+            history, base = str(stream.history_table), str(stream.history_base)
+            entries = {
+                kind: nessie.content(tuple(name.split(".")))
+                for kind, name in (
+                    ("bronze", stream.bronze_table),
+                    ("history", history),
+                    ("base", f"{base}_checkpoint"),
+                )
+            }
+            rows.append(
+                {
+                    "table": stream.source,
+                    "history": history,
+                    "bronze_snapshot": entries["bronze"] and entries["bronze"].snapshot_id,
+                    "history_snapshot": entries["history"] and entries["history"].snapshot_id,
+                    "branches": [name for name in names if f"/{history}/" in name],
+                }
+            )
+    if as_json:
+        typer.echo(json.dumps({"histories": rows}))
+        return
+    for row in rows:
+        state = "no merge yet" if row["history_snapshot"] is None else f"snapshot {row['history_snapshot']}"
+        branches = f", branches: {', '.join(row['branches'])}" if row["branches"] else ""
+        typer.echo(f"{row['table']:<32} {row['history']}: {state}{branches}")

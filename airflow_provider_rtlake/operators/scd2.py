@@ -1,0 +1,83 @@
+"""The SCD Type 2 merge as a task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from airflow.providers.apache.spark.operators.spark_submit import SparkSubmitOperator
+from airflow.providers.common.compat.sdk import Context
+
+from airflow_provider_rtlake.exceptions import TransientError
+from airflow_provider_rtlake.operators.errors import no_retry_of_terminal_errors
+from airflow_provider_rtlake.scd2.publish import Overtaken
+from airflow_provider_rtlake.scd2.request import request_for
+from airflow_provider_rtlake.scd2.submit import APPLICATION, Desk, environment
+from airflow_provider_rtlake.streams.model import Stream
+
+
+class IcebergScd2MergeOperator(SparkSubmitOperator):
+    """Merge what is new in a table's bronze into its history: on a Nessie branch, checked there, published at once.
+
+    A second run without anything new changes nothing. A batch that breaks a rule of the history fails the
+    task for good,
+    with rule and keys; its branch stays for inspection. The object store's keys come from Spark's own environment.
+
+    :param stream: the declared table; it keeps a history.
+    :param conn_id: Spark connection id (templated).
+    :param settings: further fields of the request, such as ``patience_seconds`` or ``max_rows`` (templated).
+    :param driver_memory: of the Spark driver; by default as Spark's settings say.
+    :return: ``changed``, ``changes``, ``position``, ``waiting``, ``seconds`` and the statistics of each merge.
+    """
+
+    template_fields: Sequence[str] = (*SparkSubmitOperator.template_fields, "conn_id", "settings")
+
+    def __init__(
+        self,
+        *,
+        stream: Stream,
+        conn_id: str = "rtlake_spark",
+        settings: Mapping[str, Any] | None = None,
+        driver_memory: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            application=APPLICATION, conn_id=conn_id, driver_memory=driver_memory, durable=False, **kwargs
+        )
+        self.stream = stream
+        self.conn_id = conn_id
+        self.settings = settings
+
+    def execute(self, context: Context) -> Any:
+        """Submit the job and wait for it.
+
+        :param context: the task's context.
+        :raises AirflowFailException: the merge was refused, or cannot succeed without a person.
+        """
+        self._conn_id = self.conn_id
+        with no_retry_of_terminal_errors(), TemporaryDirectory(prefix="rtlake-scd2-") as folder:
+            desk = Desk(Path(folder))
+            request = request_for(self.stream, **dict(self.settings or {}))
+            self.name = f"scd2 {request.history}"
+            self.application_args = desk.arguments([request])
+            self.env_vars = {**environment(), **(self.env_vars or {})}
+            try:
+                super().execute(context)
+            except Exception:
+                self._explain(desk)
+                raise
+            result = desk.outcome()[0]
+        self.log.info("%s", {name: value for name, value in result.items() if name != "merges"})
+        return result
+
+    @staticmethod
+    def _explain(desk: Desk) -> None:
+        """The job's own account of its failure, where it left one, says more than an exit code."""
+        try:
+            desk.outcome()
+        except Overtaken:
+            raise
+        except TransientError:
+            return

@@ -1,0 +1,135 @@
+"""Starts the merge by spark-submit: the one way, for the operator and the command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from airflow_provider_rtlake.exceptions import TerminalError, TransientError, UserError
+from airflow_provider_rtlake.scd2.fold import Refused
+from airflow_provider_rtlake.scd2.publish import Overtaken
+from airflow_provider_rtlake.scd2.request import MergeRequest
+
+APPLICATION = str(Path(__file__).parent / "entry" / "merge.py")
+_TAIL = 4000  # characters of a failed job's output that an error keeps
+
+
+@dataclass(frozen=True)
+class Desk:
+    """A folder of one run, readable by its owner only: what the job is asked and what it answers.
+
+    :param folder: the folder.
+    """
+
+    folder: Path
+
+    @property
+    def request(self) -> Path:
+        """The requests."""
+        return self.folder / "request.json"
+
+    @property
+    def result(self) -> Path:
+        """The outcome."""
+        return self.folder / "result.json"
+
+    def arguments(self, requests: Sequence[MergeRequest]) -> list[str]:
+        """Lay the requests down; the job's arguments."""
+        content = json.dumps([request.model_dump(mode="json") for request in requests])
+        descriptor = os.open(self.request, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(content)
+        return ["--request", str(self.request), "--result", str(self.result)]
+
+    def outcome(self) -> list[dict[str, Any]]:
+        """One result for each request.
+
+        :raises Refused: a merge was refused.
+        :raises Overtaken: another merge was published meanwhile.
+        :raises TerminalError: a merge failed in a way that a retry cannot mend.
+        :raises TransientError: the job left no result: it died.
+        """
+        if not self.result.exists():
+            raise TransientError("the merge's Spark job ended without a result: see its log")
+        results: list[dict[str, Any]] = json.loads(self.result.read_text(encoding="utf-8"))
+        for result in results:
+            _raise_error(result)
+        return results
+
+
+def _raise_error(result: Mapping[str, Any]) -> None:
+    kind = result.get("error")
+    if kind == "refused":
+        error = Refused(result["rule"], result["keys"])
+        error.args = (result["message"],)
+        raise error
+    if kind == "overtaken":
+        raise Overtaken(result["message"])
+    if kind is not None:
+        raise TerminalError(result["message"])
+
+
+def spark_folder(home: Path | None = None) -> Path | None:
+    """Folder of ``spark-submit``: on the path, else of the installed stack.
+
+    :param home: RTLAKE_HOME.
+    """
+    found = shutil.which("spark-submit")
+    installed = home or (Path(os.environ["RTLAKE_HOME"]) if os.environ.get("RTLAKE_HOME") else None)
+    if home is None and found:
+        return Path(found).parent
+    candidates = sorted((installed / "opt").glob("spark-*/bin/spark-submit")) if installed else []
+    if candidates:
+        return candidates[-1].parent
+    return Path(found).parent if found else None
+
+
+def environment(home: Path | None = None) -> dict[str, str]:
+    """What the job needs in its environment beyond what Spark's own settings bring: the path to Spark and to us.
+
+    :param home: RTLAKE_HOME.
+    :raises UserError: Spark cannot be found.
+    """
+    folder = spark_folder(home)
+    if folder is None:
+        raise UserError("spark-submit is neither on the PATH nor below RTLAKE_HOME/opt: run ./rtlake up")
+    package = str(Path(__file__).parents[2])
+    python_path = os.environ.get("PYTHONPATH", "")
+    return {
+        "PATH": f"{folder}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+        "PYTHONPATH": f"{package}{os.pathsep}{python_path}" if python_path else package,
+    }
+
+
+def run(
+    requests: Sequence[MergeRequest], *, home: Path | None = None, spark_arguments: Sequence[str] = ()
+) -> list[dict[str, Any]]:
+    """Merge tables in one Spark session, and wait.
+
+    :param requests: one for each table.
+    :param home: RTLAKE_HOME.
+    :param spark_arguments: further arguments of spark-submit.
+    :return: one result for each request.
+    :raises TransientError: the job died; the message ends with its last output.
+    """
+    variables = environment(home)
+    with TemporaryDirectory(prefix="rtlake-scd2-") as folder:
+        desk = Desk(Path(folder))
+        command = ["spark-submit", *spark_arguments, APPLICATION, *desk.arguments(requests)]
+        done = subprocess.run(  # the program is found on the PATH of `env`
+            command, env={**os.environ, **variables}, capture_output=True, text=True, check=False
+        )
+        try:
+            return desk.outcome()
+        except TransientError as error:
+            if isinstance(error, Overtaken):
+                raise
+            tail = (done.stderr or done.stdout)[-_TAIL:]
+            raise TransientError(f"{error} (exit code {done.returncode}):\n{tail}") from None
