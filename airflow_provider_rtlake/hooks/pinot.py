@@ -74,6 +74,19 @@ class PinotControllerHook(BaseHook):
             )
         return PinotBroker.connect(str(url), **self._client_arguments())
 
+    def close(self) -> None:
+        """Close the hook's own clients, where they were used; they are made anew when needed again."""
+        for name in ("controller", "broker"):
+            client = self.__dict__.pop(name, None)
+            if client is not None:
+                client.close()
+
+    def __enter__(self) -> PinotControllerHook:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     @property
     def bootstrap_servers(self) -> str | None:
         """Kafka as the Pinot servers reach it, where the connection says so."""

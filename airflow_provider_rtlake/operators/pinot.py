@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Sequence
+from contextlib import closing
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,7 @@ class _PinotOperator(BaseOperator):
 
         :param context: the task's context.
         """
-        with no_retry_of_terminal_errors():
+        with no_retry_of_terminal_errors(), closing(self.hook):
             return self.run(context)
 
     def run(self, context: Context) -> dict[str, Any]:
@@ -174,9 +175,7 @@ class PinotApplyTablesOperator(_PinotOperator):
             time.sleep(0.5)
             unhealthy = self.hook.unhealthy(tables)
 
-    def execute_complete(
-        self, context: Context, event: dict[str, Any], result: dict[str, Any]
-    ) -> dict[str, Any]:
+    def execute_complete(self, context: Context, event: dict[str, Any], result: dict[str, Any]) -> dict[str, Any]:
         """Take up the trigger's event.
 
         :param context: the task's context.
@@ -204,9 +203,7 @@ class PinotDeleteTableOperator(_PinotOperator):
 
     template_fields = ("pinot_conn_id", "kafka_conn_id", "table", "topic")
 
-    def __init__(
-        self, *, table: str, topic: str | None = None, wait_seconds: float = 120.0, **kwargs: Any
-    ) -> None:
+    def __init__(self, *, table: str, topic: str | None = None, wait_seconds: float = 120.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.table = table
         self.topic = topic

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from functools import cached_property
 from typing import Any
 
@@ -77,7 +78,7 @@ class _PinotSensor(BaseSensorOperator):
 
         :param context: the task's context.
         """
-        with no_retry_of_terminal_errors():
+        with no_retry_of_terminal_errors(), closing(self.hook):
             holds, reason, found = self.look()
         if not holds:
             self.log.info("%s", reason)

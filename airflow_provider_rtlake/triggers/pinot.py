@@ -22,9 +22,7 @@ class _PinotTrigger(BaseTrigger):
     :param deadline: seconds since 1970 at which it gives up; None never does.
     """
 
-    def __init__(
-        self, *, pinot_conn_id: str, timeout: float, poll_interval: float, deadline: float | None
-    ) -> None:
+    def __init__(self, *, pinot_conn_id: str, timeout: float, poll_interval: float, deadline: float | None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.pinot_conn_id = pinot_conn_id
         self.timeout = timeout
@@ -52,8 +50,9 @@ class _PinotTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Look until it holds, the deadline passes, or nothing but a person can help."""
-        hook = PinotControllerHook(self.pinot_conn_id, timeout=self.timeout)
-        yield TriggerEvent(await self._outcome(hook))  # type: ignore[no-untyped-call]
+        with PinotControllerHook(self.pinot_conn_id, timeout=self.timeout) as hook:
+            outcome = await self._outcome(hook)
+        yield TriggerEvent(outcome)  # type: ignore[no-untyped-call]
 
     async def _outcome(self, hook: PinotControllerHook) -> dict[str, Any]:
         while True:
@@ -126,9 +125,7 @@ class PinotFreshnessTrigger(_PinotTrigger):
         return look_at_freshness(hook, self.table, self.time_column, self.max_lag, self.where)
 
 
-def look_at_ingestion(
-    hook: PinotControllerHook, tables: Mapping[str, int | None]
-) -> tuple[bool, str, list[str]]:
+def look_at_ingestion(hook: PinotControllerHook, tables: Mapping[str, int | None]) -> tuple[bool, str, list[str]]:
     """Whether all tables are consumed; the one look that sensor and trigger share.
 
     :param hook: the connection.
