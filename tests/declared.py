@@ -44,15 +44,13 @@ class Declared:
     def deploy(self) -> None:
         """Bring everything that is declared into being."""
         self.run("connectors", "apply", *self.where)
-        self.run("stream", "apply", "--lane", "bronze", *self.where)
-        self.run("stream", "apply", "--lane", "transactions", *self.where)
+        self.run("stream", "apply", "--lane", "bronze", "--lane", "transactions", *self.where)
         self.run("pinot", "apply", *self.where, "--tables", str(self.folder / "pinot"))
         self.run("stream", "apply", "--lane", "realtime", *self.where)
 
     def merge(self) -> None:
         """Merge what is in bronze into the histories."""
-        for source in self.streams:
-            self.run("scd2", "merge", source, *self.where)
+        self.run("scd2", "merge", *self.where)
 
     def checks(self) -> list[TableCheck]:
         """What compares each table at every hop."""

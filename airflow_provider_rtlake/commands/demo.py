@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
+from rich.console import Console, Group
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from airflow_provider_rtlake.demo.answers import Answer
 from airflow_provider_rtlake.demo.hops import TableHops
@@ -120,11 +121,11 @@ def _freshness(report: Report) -> Table:
     return table
 
 
-def _answer(answer: Answer) -> Table:
-    table = Table(*answer.columns, title=f"{escape(answer.question)} ({answer.system})", caption=escape(answer.query))
+def _answer(answer: Answer) -> Group:
+    table = Table(*answer.columns, title=f"{escape(answer.question)} ({answer.system})", title_justify="left")
     for row in answer.rows:
         table.add_row(*(escape(_cell(value)) for value in row))
-    return table
+    return Group(table, Text(answer.query + "\n", style="dim"))
 
 
 def _cell(value: object) -> str:
