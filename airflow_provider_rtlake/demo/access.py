@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import quote
 
 import httpx
-import pinotdb  # type: ignore[import-untyped]
+import pinotdb
 import psycopg
 import requests
 import trino

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
-import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow as pa
 
 from airflow_provider_rtlake.demo import sales, taxi
 from airflow_provider_rtlake.demo.sales import Progress

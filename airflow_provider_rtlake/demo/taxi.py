@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 import psycopg
-import pyarrow as pa  # type: ignore[import-untyped]
-import pyarrow.csv as pacsv  # type: ignore[import-untyped]
-import pyarrow.parquet as pq  # type: ignore[import-untyped]
+import pyarrow as pa
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
 from psycopg import sql
 
 from airflow_provider_rtlake.demo.sales import Progress, identifier
