@@ -63,6 +63,21 @@ def _connection_types() -> list[dict[str, Any]]:
                     "description": "Brokers as Kafka Connect reaches them, host:port separated by commas.",
                     "schema": _TEXT,
                 },
+                "secrets_dir": {
+                    "label": "Secrets folder",
+                    "description": "Folder, as Kafka Connect sees it, whose files hold one secret each.",
+                    "schema": _TEXT,
+                },
+                "database_login": {
+                    "label": "Replication user",
+                    "description": "Database role that Debezium reads with.",
+                    "schema": _TEXT,
+                },
+                "database_secret": {
+                    "label": "Replication secret",
+                    "description": "Name of the file in the secrets folder that holds the role's password.",
+                    "schema": _TEXT,
+                },
                 "verify": _VERIFY,
             },
         },
@@ -75,6 +90,11 @@ def _connection_types() -> list[dict[str, Any]]:
                 "gateway_url": {
                     "label": "SQL gateway",
                     "description": "Base URL of the SQL gateway, such as http://127.0.0.1:8083.",
+                    "schema": _TEXT,
+                },
+                "web_url": {
+                    "label": "Web interface",
+                    "description": "Base URL of Flink's web interface, where it is not the REST server's.",
                     "schema": _TEXT,
                 },
                 "verify": _VERIFY,
@@ -98,6 +118,11 @@ def _connection_types() -> list[dict[str, Any]]:
                 "branch": {
                     "label": "Branch",
                     "description": "The branch that readers look at; the server's default where empty.",
+                    "schema": _TEXT,
+                },
+                "warehouse": {
+                    "label": "Warehouse",
+                    "description": "Where tables are stored, such as s3://lakehouse/warehouse.",
                     "schema": _TEXT,
                 },
                 "verify": _VERIFY,
@@ -175,5 +200,6 @@ TRIGGERS: dict[str, list[str]] = {
     "Apache Flink": ["flink"],
     "Project Nessie": ["nessie"],
     "Apache Pinot": ["pinot"],
+    "Apache Iceberg": ["scd2"],
 }
-LINKS = ["kafka_connect.KafkaConnectStatusLink", "pinot.PinotTableLink"]
+LINKS = ["kafka_connect.KafkaConnectStatusLink", "flink.FlinkJobLink", "pinot.PinotTableLink"]

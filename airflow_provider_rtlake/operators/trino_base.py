@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import BaseOperator
-from airflow.providers.trino.hooks.trino import TrinoHook
-from trino.exceptions import Error as TrinoError
-from trino.exceptions import TrinoUserError
 
 from airflow_provider_rtlake.checks.names import TableName, literal, quoted
 from airflow_provider_rtlake.exceptions import NotFound, RequestRefused, ServiceUnavailable, UserError
+
+if TYPE_CHECKING:
+    from airflow.providers.trino.hooks.trino import TrinoHook
 
 # Trino's names of errors that say that something does not exist.
 _MISSING = frozenset({"TABLE_NOT_FOUND", "SCHEMA_NOT_FOUND", "CATALOG_NOT_FOUND"})
@@ -35,6 +35,9 @@ class TrinoOperator(BaseOperator):
     @cached_property
     def hook(self) -> TrinoHook:
         """The official hook."""
+        # Not at the top: DAG files that name an operator need not wait for Trino's client.
+        from airflow.providers.trino.hooks.trino import TrinoHook
+
         return TrinoHook(trino_conn_id=self.trino_conn_id)  # type: ignore[no-untyped-call]
 
     def on_kill(self) -> None:
@@ -52,6 +55,9 @@ class TrinoOperator(BaseOperator):
         :raises RequestRefused: Trino finds other fault with it.
         :raises ServiceUnavailable: anything else kept Trino from answering.
         """
+        from trino.exceptions import Error as TrinoError
+        from trino.exceptions import TrinoUserError
+
         self.log.info("%s", sql)
         with closing(self.hook.get_conn()) as connection:
             self._cursor = connection.cursor()
