@@ -78,10 +78,9 @@ def decide(observed: Observed, desired: Mapping[str, str], connector: str) -> De
             f"connector {connector}: the replication slot {desired['slot.name']} is there and somebody else's;"
             " drop it if nobody needs it, or declare another one (slot: …)"
         )
-    started = 0 if running is None else running.number
-    number = observed.recorded if observed.recorded > started else started + 1
-    if config is None:
-        number = observed.recorded + 1
+    unfinished = running is not None and observed.recorded > running.number
+    newest = max(observed.recorded, 0 if running is None else running.number)
+    number = observed.recorded if unfinished else newest + 1
     return Decision(Epoch(number, slot.system_id, slot.timeline), reason or "first deployment")
 
 

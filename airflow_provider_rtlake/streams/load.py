@@ -225,7 +225,7 @@ def _explain(loaded: Loaded, data: dict[str, Any], errors: list[ErrorDetails]) -
     return list(paths)
 
 
-_UNION_MEMBERS = ("History", "Realtime", "literal[False]")
+_UNION_MEMBERS = ("History", "Realtime", "literal[False]", "str", "int", "bool")  # as pydantic spells them
 
 
 def _path_in(data: Any, loc: tuple[str | int, ...]) -> tuple[KeyPath, Any]:

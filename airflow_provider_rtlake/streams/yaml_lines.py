@@ -46,6 +46,9 @@ class YamlFile:
         return f"{self.name}:{self.line(path)}: {key}: {what}; {fix}"
 
 
+_KEYS = 20_000  # in one declaration, aliases counted as often as they are used
+
+
 class _Loader(yaml.SafeLoader):
     """Dates stay text: no declaration holds a date."""
 
@@ -110,6 +113,10 @@ def _walk(
 ) -> None:
     line = node.start_mark.line + 1
     lines.setdefault(path, line)
+    if len(lines) > _KEYS:  # aliases of aliases make a short file endless
+        raise yaml.MarkedYAMLError(
+            problem=f"is too large: more than {_KEYS} keys and values", problem_mark=node.start_mark
+        )
     if depth > 30:
         problems.append(
             f"{name}:{line}: {path[0]}: is nested too deeply; declarations are at most a few levels deep"
