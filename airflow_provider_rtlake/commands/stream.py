@@ -14,9 +14,12 @@ import typer
 from airflow_provider_rtlake.clients.captured import captured_tables
 from airflow_provider_rtlake.clients.flink import FlinkClient
 from airflow_provider_rtlake.clients.kafka import KafkaClient
+from airflow_provider_rtlake.exceptions import UserError
 from airflow_provider_rtlake.flink_sql.settings import LaneSettings
 from airflow_provider_rtlake.kit.stack import Stack
-from airflow_provider_rtlake.lanes.lanes import Lane, LaneRunner, lanes_of, select
+from airflow_provider_rtlake.lanes.backfill import backfill as fill
+from airflow_provider_rtlake.lanes.dead_letters import DeadLetter, chosen, dead_letters, dismiss, replay
+from airflow_provider_rtlake.lanes.lanes import Lane, LaneRunner, lanes_of, select, stream_of
 from airflow_provider_rtlake.streams.load import load_connectors
 from airflow_provider_rtlake.streams.model import Connector
 from airflow_provider_rtlake.streams.schema import TableSchema
@@ -199,3 +202,112 @@ def stop(
             done.append({"name": one.job.name, "stopped": shop.runner.stop(one)})
     lines = [f"{entry['name']}: {'stopped' if entry['stopped'] else 'did not run'}" for entry in done]
     echo({"ok": True, "changed": any(entry["stopped"] for entry in done), "lanes": done}, lines, as_json)
+
+
+@app.command()
+def backfill(
+    table: Annotated[str, typer.Argument(help="schema.table as declared.")],
+    wait: Annotated[float, typer.Option("--wait", help="Seconds for each of its two jobs.")] = 3600.0,
+    connectors: ConnectorsDir = _CONNECTORS,
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
+    """Fill both real-time topics of a table again from bronze; the answers of Pinot stay exact."""
+    with workshop(home, connectors) as shop:
+        found = [lane for lane in select(shop.lanes, [table]) if lane.kind == "realtime"]
+        if not found:
+            raise UserError(f"{table} is declared with `realtime: false`: it has no topics to fill")
+        refilled = fill(
+            shop.runner.client,
+            shop.runner.kafka,
+            shop.runner.settings,
+            stream_of(shop.connectors, table),
+            found[0],
+            timeout=wait,
+            say=(lambda text: None) if as_json else (lambda text: typer.echo(f"{table}: {text}")),
+        )
+    line = f"{table}: {refilled.messages} changes sent again, {refilled.truncated} rows removed by truncates told"
+    echo({"ok": True, **refilled.as_dict()}, [line], as_json)
+
+
+letters_app = typer.Typer(no_args_is_help=True, help="Messages that could not be read.", rich_markup_mode=None)
+app.add_typer(letters_app, name="dead-letters")
+
+Origins = Annotated[list[str], typer.Argument(help="topic:partition:offset as listed, or all.")]
+OnlyTable = Annotated[str | None, typer.Option("--table", help="Only those of this table.")]
+
+
+def _letters(
+    home: Path | None, folder: Path, table: str | None, everything: bool = False
+) -> tuple[KafkaClient, list[tuple[Connector, DeadLetter]]]:
+    connectors = load_connectors(folder)
+    kafka = KafkaClient({"bootstrap.servers": Stack.load(home).kafka_bootstrap})
+    topic = stream_of(connectors, table).topic if table else None
+    found = [
+        (connector, letter)
+        for connector in connectors
+        for letter in dead_letters(kafka, connector, topic=topic, everything=everything)
+    ]
+    return kafka, found
+
+
+def _pick(found: list[tuple[Connector, DeadLetter]], origins: list[str]) -> list[tuple[Connector, DeadLetter]]:
+    picked = chosen([letter for _, letter in found], origins)
+    owners = {letter.origin: connector for connector, letter in found}
+    return [(owners[letter.origin], letter) for letter in picked]
+
+
+@letters_app.command("list")
+def list_letters(
+    table: OnlyTable = None,
+    everything: Annotated[bool, typer.Option("--all", help="Also those replayed or dismissed.")] = False,
+    connectors: ConnectorsDir = _CONNECTORS,
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the open dead letters."""
+    _, found = _letters(home, connectors, table, everything)
+    lines = [f"{letter.origin}  {letter.status}  {letter.reason}  key {letter.key}" for _, letter in found] or [
+        "no dead letters"
+    ]
+    echo({"ok": True, "dead_letters": [letter.as_dict() for _, letter in found]}, lines, as_json)
+
+
+@letters_app.command("replay")
+def replay_letters(
+    origins: Origins,
+    value: Annotated[
+        Path | None, typer.Option("--value", help="File with the corrected value, for one letter.")
+    ] = None,
+    table: OnlyTable = None,
+    connectors: ConnectorsDir = _CONNECTORS,
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
+    """Send dead letters to their topics again."""
+    kafka, found = _letters(home, connectors, table)
+    picked = _pick(found, origins)
+    if value is not None and len(picked) != 1:
+        raise UserError(f"--value corrects one letter, but {len(picked)} are named")
+    for connector, letter in picked:
+        replay(kafka, connector, letter, value=value.read_bytes() if value else None)
+    names = [letter.origin for _, letter in picked]
+    echo({"ok": True, "replayed": names}, [f"{name}: replayed" for name in names], as_json)
+
+
+@letters_app.command("dismiss")
+def dismiss_letters(
+    origins: Origins,
+    note: Annotated[str, typer.Option("--note", help="Why nothing more is needed.")],
+    table: OnlyTable = None,
+    connectors: ConnectorsDir = _CONNECTORS,
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say that dead letters need nothing more; the table's check is green again."""
+    kafka, found = _letters(home, connectors, table)
+    picked = _pick(found, origins)
+    for connector, letter in picked:
+        dismiss(kafka, connector, letter, note)
+    names = [letter.origin for _, letter in picked]
+    echo({"ok": True, "dismissed": names}, [f"{name}: dismissed" for name in names], as_json)

@@ -95,14 +95,14 @@ def check_servable(stream: Stream, schema: TableSchema) -> None:
     for column in schema.captured:
         if "\n" in column.name or "\r" in column.name:
             problems.append(
-                f"{stream.source}: column {column.name!r} has a line break in its name, which Flink SQL cannot spell; "
-                "`exclude:` it, or declare `realtime: false`"
+                f"{stream.source}: column {column.name!r} has a line break in its name, which Flink SQL cannot "
+                "spell; `exclude:` it, or declare `realtime: false`"
             )
     if schema.replica_identity != "full":
         problems.append(
-            f"{stream.source}: replica identity is {schema.replica_identity.upper()}, so deletes and large values arrive "
-            f"incomplete; run ALTER TABLE {_pg(schema.schema)}.{_pg(schema.name)} REPLICA IDENTITY FULL, or declare "
-            "`realtime: false`"
+            f"{stream.source}: replica identity is {schema.replica_identity.upper()}, so deletes and large values "
+            f"arrive incomplete; run ALTER TABLE {_pg(schema.schema)}.{_pg(schema.name)} REPLICA IDENTITY FULL, or "
+            "declare `realtime: false`"
         )
     if problems:
         raise DeclarationError(problems)

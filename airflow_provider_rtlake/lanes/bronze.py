@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
-from airflow_provider_rtlake.clients.flink import FlinkClient, StatementResult
-from airflow_provider_rtlake.exceptions import StatementFailed, TerminalError
+from airflow_provider_rtlake.clients.flink import FlinkClient, SqlSession
+from airflow_provider_rtlake.exceptions import TerminalError
 from airflow_provider_rtlake.flink_sql.job import EARLIEST, StartPoint
-from airflow_provider_rtlake.flink_sql.quoting import literal, table
+from airflow_provider_rtlake.flink_sql.quoting import identifier, literal, table
 from airflow_provider_rtlake.flink_sql.settings import CATALOG, LaneSettings
 
 BATCH = {
@@ -22,38 +23,34 @@ class OffsetGap(TerminalError):
     """Kafka no longer has messages that bronze has not read, or the topic is another one of the same name."""
 
 
-def query(client: FlinkClient, settings: LaneSettings, statement: str, *, timeout: float = 300.0) -> StatementResult:
-    """Run a bounded query over the lakehouse on the Flink cluster.
+@contextmanager
+def lake_session(client: FlinkClient, settings: LaneSettings) -> Iterator[SqlSession]:
+    """A session for bounded queries over the lakehouse, run by the Flink cluster.
 
     :param client: of the cluster.
     :param settings: of the lanes.
-    :param statement: a SELECT.
-    :param timeout: seconds.
     """
     with client.session({**BATCH, "pipeline.name": "rtlake query"}) as session:
         session.execute(settings.catalog_ddl())
-        return session.execute(statement, timeout=timeout)
+        yield session
 
 
-def table_exists(client: FlinkClient, settings: LaneSettings, name: str) -> bool:
+def has_table(session: SqlSession, name: str) -> bool:
     """Whether the lakehouse has a table.
 
-    :param client: of the cluster.
-    :param settings: of the lanes.
+    :param session: from :func:`lake_session`.
     :param name: ``namespace.name``.
     """
     namespace, short = name.split(".", 1)
-    statement = f"SHOW TABLES FROM {table(namespace, CATALOG)} LIKE {literal(short)}"
-    try:
-        rows = query(client, settings, statement).rows
-    except StatementFailed as error:
-        if "does not exist" in str(error) or "doesn't exist" in str(error) or "not exist" in error.body:
-            return False
-        raise
-    return any(str(row[0]) == short for row in rows)
+    databases = session.execute(f"SHOW DATABASES FROM {identifier(CATALOG)} LIKE {literal(namespace)}").rows
+    if (namespace,) not in databases:
+        return False
+    return (short,) in session.execute(f"SHOW TABLES FROM {table(namespace, CATALOG)} LIKE {literal(short)}").rows
 
 
-def next_offsets(client: FlinkClient, settings: LaneSettings, name: str, partitions: Iterable[int]) -> dict[int, int]:
+def next_offsets(
+    client: FlinkClient, settings: LaneSettings, name: str, partitions: Iterable[int], *, timeout: float = 300.0
+) -> dict[int, int]:
     """The first offset of each partition that a bronze table does not have; partitions without rows are left out.
 
     Flink commits all partitions of a checkpoint in one Iceberg snapshot and reads each in order, so everything below
@@ -63,14 +60,18 @@ def next_offsets(client: FlinkClient, settings: LaneSettings, name: str, partiti
     :param settings: of the lanes.
     :param name: bronze table, ``namespace.name``.
     :param partitions: of the topic.
+    :param timeout: seconds.
     """
     numbers = sorted(partitions)
-    if not numbers or not table_exists(client, settings, name):
+    if not numbers:
         return {}
     # Not GROUP BY: that needs managed memory, which a small TaskManager has none of
     columns = ", ".join(f"MAX(CASE WHEN `topic_partition` = {n} THEN `topic_offset` END)" for n in numbers)
     statement = f"SELECT {columns} FROM {table(name, CATALOG)}"  # noqa: S608 (numbers, and a quoted name)
-    row = query(client, settings, statement).rows[0]
+    with lake_session(client, settings) as session:
+        if not has_table(session, name):
+            return {}
+        row = session.execute(statement, timeout=timeout).rows[0]
     return {n: int(highest) + 1 for n, highest in zip(numbers, row, strict=True) if highest is not None}
 
 

@@ -233,8 +233,8 @@ class FlinkRunSqlOperator(_RunsBoundedJob):
     """Run SQL as one Flink job.
 
     A *bounded* job (the default) runs once for each run of the task and is waited for. A *streaming* job is kept
-    running under its name: where it runs with the same statements nothing is done; where they changed it is stopped with
-    a savepoint and started anew; where it does not run it is started.
+    running under its name: where it runs with the same statements nothing is done; where they changed it is stopped
+    with a savepoint and started anew; where it does not run it is started.
 
     :param sql: statements, or a file ending in ``.sql`` (templated). Exactly the last one starts a job.
     :param job_name: the job's name on the cluster (templated).
