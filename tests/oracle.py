@@ -1,7 +1,7 @@
 """What the history of a table must be, told from the source's point of view.
 
-Independent of the merge on purpose: it knows nothing of messages, positions, batches or lateness. It is given the states
-of a table, one after each committed transaction, and cuts each key's time line from them.
+Independent of the merge on purpose: it knows nothing of messages, positions, batches or lateness. It is
+given the states of a table, one after each committed transaction, and cuts each key's time line from them.
 """
 
 from __future__ import annotations

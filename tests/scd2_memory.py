@@ -51,6 +51,9 @@ class Memory:
 
     def all_versions(self, keys: Collection[str]) -> dict[str, list[Stored]]:
         self.reads.append(("all", len(keys)))
+        return self._by_key(keys)
+
+    def _by_key(self, keys: Collection[str] | None = None) -> dict[str, list[Stored]]:
         result: dict[str, list[Stored]] = {}
         for found in sorted(self._copies(keys), key=lambda found: found.version.start):
             result.setdefault(found.version.key, []).append(found)
@@ -68,9 +71,7 @@ class Memory:
         return {str(change.key) for change in self.changes}
 
     # --- merges ---
-    def merge(
-        self, raws: Sequence[RawChange], ends: Sequence[TransactionEnd] | None = None, **options: Any
-    ) -> Plan:
+    def merge(self, raws: Sequence[RawChange], ends: Sequence[TransactionEnd] | None = None, **options: Any) -> Plan:
         """One merge of what arrived (and of what waited)."""
         arrived = [*self.pending, *raws]
         changes = [self.reader.read(raw) for raw in arrived]
@@ -96,9 +97,7 @@ class Memory:
 
     def check(self) -> None:
         """Invariants that hold after every merge."""
-        for key, found in self.all_versions(
-            {stored.version.key for stored in self.versions.values()}
-        ).items():
+        for key, found in self._by_key().items():
             versions = [stored.version for stored in found]
             assert [stored.last for stored in found] == [False] * (len(found) - 1) + [True], key
             for version in versions:
@@ -119,16 +118,12 @@ class Memory:
                 )
                 for found in group
             ]
-            for key, group in self.all_versions(
-                {stored.version.key for stored in self.versions.values()}
-            ).items()
+            for key, group in self._by_key().items()
         }
 
     def everything(self) -> dict[str, list[Version]]:
         """Whole versions, with their origin."""
         return {
             key: [found.version for found in group]
-            for key, group in self.all_versions(
-                {stored.version.key for stored in self.versions.values()}
-            ).items()
+            for key, group in self._by_key().items()
         }

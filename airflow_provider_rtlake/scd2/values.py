@@ -100,11 +100,11 @@ def _single(value: Any) -> float:
 
 
 def _binary(value: Any) -> bytes:
-    return base64.b64decode(value)
+    return base64.b64decode(value, validate=True)
 
 
 def _bits(value: Any) -> bytes:
-    return base64.b64decode(value)
+    return base64.b64decode(value, validate=True)
 
 
 def _date(value: Any) -> int:

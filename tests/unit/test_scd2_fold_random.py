@@ -33,9 +33,7 @@ def _statement(dice: random.Random, tx: Transaction) -> None:
     elif choice < 0.80 and here:
         tx.delete(dice.choice(here))
     elif choice < 0.90 and here and free:
-        tx.change_key(
-            dice.choice(here), dice.choice(free), **dict([dice.choice(sorted(values.items(), key=str))])
-        )
+        tx.change_key(dice.choice(here), dice.choice(free), **dict([dice.choice(sorted(values.items(), key=str))]))
     elif len(here) > 1 and tx.source.full:
         tx.swap(*dice.sample(here, 2))
 
@@ -68,10 +66,7 @@ def _deliveries(dice: random.Random, source: Source) -> list[list[Any]]:
     if dice.random() < 0.7:
         dice.shuffle(transactions)
     again = [
-        [
-            raw._replace(topic_offset=raw.topic_offset + 10_000, kafka_ts=raw.kafka_ts + 10_000)
-            for raw in group
-        ]
+        [raw._replace(topic_offset=raw.topic_offset + 10_000, kafka_ts=raw.kafka_ts + 10_000) for raw in group]
         for group in transactions
         if dice.random() < 0.3
     ]
