@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-from airflow.providers.common.compat.sdk import Context
+from airflow.providers.common.compat.sdk import AirflowSkipException, Context
 
 from airflow_provider_rtlake.checks.names import TableName
 from airflow_provider_rtlake.exceptions import NotFound, UserError
@@ -178,3 +178,59 @@ class IcebergMaintainTableOperator(TrinoOperator):
     def _trino_name(self, table: str) -> TableName:
         namespace, _, name = table.rpartition(".")
         return TableName(self.catalog, namespace, name)
+
+
+class IcebergScd2NewChangesOperator(TrinoOperator):
+    """Skip what follows while bronze holds nothing that a history has not seen: no Spark driver starts in vain.
+
+    :param bronze: the table of changes, ``namespace.name`` (templated).
+    :param checkpoint: the history's table of positions, likewise (templated).
+    :param catalog: Trino's name of the lakehouse (templated).
+    :param trino_conn_id: connection id (templated).
+    :param nessie_conn_id: connection id (templated).
+    :return: ``snapshot`` of bronze, and ``seen``, the one that the history has read up to.
+    """
+
+    template_fields = ("trino_conn_id", "nessie_conn_id", "bronze", "checkpoint", "catalog")
+    ui_color = "#e9e4d4"
+
+    def __init__(
+        self,
+        *,
+        bronze: str,
+        checkpoint: str,
+        catalog: str = "nessie",
+        nessie_conn_id: str = NessieHook.default_conn_name,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.bronze = bronze
+        self.checkpoint = checkpoint
+        self.catalog = catalog
+        self.nessie_conn_id = nessie_conn_id
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Look.
+
+        :param context: the task's context.
+        :raises AirflowSkipException: there is nothing new.
+        """
+        with no_retry_of_terminal_errors(), NessieHook(self.nessie_conn_id) as nessie:
+            entry = nessie.client.content(tuple(self.bronze.split(".")), nessie.branch)
+        if entry is None or entry.snapshot_id in (None, -1):
+            raise AirflowSkipException(f"nothing is captured in {self.bronze} yet")
+        seen, reread = self._position()
+        if seen == reread == entry.snapshot_id:
+            raise AirflowSkipException(f"{self.bronze} holds nothing new since snapshot {seen}")
+        return {"snapshot": entry.snapshot_id, "seen": seen}
+
+    def _position(self) -> tuple[int | None, int | None]:
+        namespace, _, name = self.checkpoint.rpartition(".")
+        table = TableName(self.catalog, namespace, name)
+        try:
+            rows = self.query(
+                f"SELECT bronze_seen, bronze_snapshot FROM {table.sql} ORDER BY merged_at DESC LIMIT 1"  # noqa: S608
+            )
+        except NotFound:
+            return None, None  # nothing has been merged yet
+        return tuple(rows[0]) if rows else (None, None)

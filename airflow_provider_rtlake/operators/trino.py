@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
-from airflow.providers.common.compat.sdk import Context
+from airflow.providers.common.compat.sdk import AirflowSkipException, Context
 
 from airflow_provider_rtlake.checks.names import TableName, quoted
 from airflow_provider_rtlake.checks.reconcile import Comparison, Side, count_sql, reconcile
@@ -28,7 +28,7 @@ from airflow_provider_rtlake.checks.source import (
     remote_columns_sql,
     source_sql,
 )
-from airflow_provider_rtlake.exceptions import CheckFailed
+from airflow_provider_rtlake.exceptions import CheckFailed, NotFound
 from airflow_provider_rtlake.operators.errors import no_retry_of_terminal_errors
 from airflow_provider_rtlake.operators.trino_base import TrinoOperator
 
@@ -37,13 +37,15 @@ class _TrinoCheckOperator(TrinoOperator):
     """What all checks share.
 
     :param samples: at most so many keys of each kind are shown.
+    :param skip_if_missing: skip the task where a table does not exist, instead of failing it.
     """
 
     ui_color = "#dfe3f5"
 
-    def __init__(self, *, samples: int = 10, **kwargs: Any) -> None:
+    def __init__(self, *, samples: int = 10, skip_if_missing: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.samples = samples
+        self.skip_if_missing = skip_if_missing
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Check; the result goes to XCom.
@@ -55,6 +57,10 @@ class _TrinoCheckOperator(TrinoOperator):
                 result = self.check()
             except CheckFailed as failure:
                 context["ti"].xcom_push(key="failure", value=str(failure))
+                raise
+            except NotFound as error:
+                if self.skip_if_missing:
+                    raise AirflowSkipException(str(error)) from error
                 raise
         self.log.info("%s", result)
         return result
@@ -386,9 +392,7 @@ class TrinoScd2SourceCheckOperator(_TrinoCheckOperator):
 
     def _nothing(self, history: TableName) -> dict[str, Any]:
         if not self.allow_empty:
-            raise CheckFailed(
-                f"{history} and {self.schema}.{self.table} are both empty; allow_empty=True accepts that"
-            )
+            raise CheckFailed(f"{history} and {self.schema}.{self.table} are both empty; allow_empty=True accepts that")
         return {"rows": 0, "equal": True}
 
     def _pair(self, history: TableName) -> Pair | None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import BaseOperator
 
 from airflow_provider_rtlake.checks.names import TableName, literal, quoted
-from airflow_provider_rtlake.exceptions import NotFound, RequestRefused, ServiceUnavailable, UserError
+from airflow_provider_rtlake.exceptions import NotFound, RequestRefused, ServiceUnavailable
 
 if TYPE_CHECKING:
     from airflow.providers.trino.hooks.trino import TrinoHook
@@ -82,9 +82,9 @@ class TrinoOperator(BaseOperator):
         """Column → type of a table.
 
         :param table: which.
-        :raises UserError: Trino shows no such table.
+        :raises NotFound: Trino shows no such table.
         """
         found = {str(name): str(type_) for name, type_ in self.query(table.columns_sql())}
         if not found:
-            raise UserError(f"Trino shows no table {table}; is it made, and does the catalog name it so?")
+            raise NotFound("Trino", f"there is no table {table}; is it made, and does the catalog name it so?")
         return found

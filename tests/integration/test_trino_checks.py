@@ -9,7 +9,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from airflow.providers.common.compat.sdk import AirflowFailException
+from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException
 from airflow.sdk import Connection
 
 from airflow_provider_rtlake.demo.access import Access
@@ -394,6 +394,8 @@ def test_a_killed_check_cancels_its_query(tables: Tables, access: Access) -> Non
 
 
 def test_a_missing_table_is_said(tables: Tables) -> None:
-    assert "Trino shows no table nessie.checks_tests.nowhere" in failure(
-        TrinoScd2InvariantsCheckOperator(task_id="t", table=f"nessie.{SCHEMA}.nowhere", keys=["k"])
-    )
+    operator = TrinoScd2InvariantsCheckOperator(task_id="t", table=f"nessie.{SCHEMA}.nowhere", keys=["k"])
+    assert "there is no table nessie.checks_tests.nowhere" in failure(operator)
+    operator.skip_if_missing = True
+    with pytest.raises(AirflowSkipException):
+        run(operator)

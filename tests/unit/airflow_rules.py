@@ -74,11 +74,7 @@ def _describe(node: ast.ClassDef) -> Class:
         every = [*init.args.args, *init.args.kwonlyargs]
         found.arguments = {argument.arg for argument in every} - {"self"}
         for part in ast.walk(init):
-            if (
-                isinstance(part, ast.Attribute)
-                and isinstance(part.ctx, ast.Store)
-                and _name(part.value) == "self"
-            ):
+            if isinstance(part, ast.Attribute) and isinstance(part.ctx, ast.Store) and _name(part.value) == "self":
                 found.attributes.add(part.attr)
     return found
 
@@ -112,9 +108,7 @@ def untemplated_connections(sources: Iterable[str]) -> list[str]:
     for found in table.values():
         line = list(_line(found, table))
         ids = {name for one in line for name in one.attributes if name.endswith("conn_id")}
-        problems += [
-            f"{found.name}.{name} is not templated" for name in sorted(ids - _templated(found, table))
-        ]
+        problems += [f"{found.name}.{name} is not templated" for name in sorted(ids - _templated(found, table))]
     return problems
 
 
@@ -169,8 +163,11 @@ def _unserialised(found: Class, known: dict[str, Class]) -> set[str]:
     serialize = next((method for one in line if (method := _method(one.node, "serialize")) is not None), None)
     if serialize is None:
         return set(found.arguments)
-    texts = {part.value for part in ast.walk(serialize) if isinstance(part, ast.Constant)}
-    words = texts | {part.attr for part in ast.walk(serialize) if isinstance(part, ast.Attribute)}
+    # Its own body, and the methods of the class that it calls: a subclass adds its arguments there.
+    called = {_name(part.func) for part in ast.walk(serialize) if isinstance(part, ast.Call)}
+    bodies = [serialize, *(method for one in line for name in called if (method := _method(one.node, name)))]
+    parts = [part for body in bodies for part in ast.walk(body)]
+    words = {part.attr for part in parts if isinstance(part, ast.Attribute) and isinstance(part.ctx, ast.Load)}
     return found.arguments - words
 
 
