@@ -9,10 +9,19 @@ from typing import Any
 from urllib.parse import quote
 
 from airflow_provider_rtlake.clients.rest import RestClient
-from airflow_provider_rtlake.exceptions import NotFound, QueryFailed, RequestRefused, UserError
+from airflow_provider_rtlake.exceptions import (
+    NotFound,
+    QueryFailed,
+    RequestRefused,
+    ServiceError,
+    ServiceUnavailable,
+    UserError,
+)
 from airflow_provider_rtlake.pinot_config.version import PinotVersion
 
 Json = dict[str, Any]
+# The broker's own codes for: server stopping or full, timeouts, segments or servers missing for now, too many requests
+_TRANSIENT_QUERY_ERRORS = frozenset({210, 211, 240, 245, 250, 305, 400, 425, 427, 429})
 
 
 def _part(name: str) -> str:
@@ -465,6 +474,7 @@ class PinotBroker:
         :param options: query options, such as ``skipUpsert``.
         :param timeout: seconds, for the servers and for this client.
         :raises QueryFailed: the broker or a server refused or failed it.
+        :raises ServiceUnavailable: no answer, or a server that is starting, stopping or overloaded.
         """
         chosen = dict(options or {})
         kwargs: dict[str, Any] = {}
@@ -484,9 +494,13 @@ def _option(value: str | int | bool) -> str:
 def _result(answer: Any, sql: str) -> QueryResult:
     if not isinstance(answer, dict):
         raise QueryFailed("Pinot broker", f"unexpected answer {str(answer)[:200]!r} to {sql}")
-    errors = [_first_lines(str(error.get("message"))) for error in answer.get("exceptions") or ()]
-    if errors:
-        raise QueryFailed("Pinot broker", f"{'; '.join(errors)}; query: {sql}", body=str(answer)[:4000])
+    exceptions = answer.get("exceptions") or ()
+    if exceptions:
+        errors = "; ".join(_first_lines(str(error.get("message"))) for error in exceptions)
+        kind: type[ServiceError] = QueryFailed
+        if all(error.get("errorCode") in _TRANSIENT_QUERY_ERRORS for error in exceptions):
+            kind = ServiceUnavailable
+        raise kind("Pinot broker", f"{errors}; query: {sql}", body=str(answer)[:4000])
     table = answer.get("resultTable") or {"dataSchema": {}, "rows": []}
     schema = table.get("dataSchema") or {}
     return QueryResult(

@@ -205,6 +205,12 @@ def test_query_errors_come_without_the_stack_trace() -> None:
         _result("<html>", "select 1")
 
 
+def test_server_that_is_starting_may_be_asked_again() -> None:
+    answer = {"exceptions": [{"message": "1 servers [s] not responded", "errorCode": 427}]}
+    with pytest.raises(ServiceUnavailable, match="not responded"):
+        _result(answer, "select 1")
+
+
 def test_partial_answers_are_told() -> None:
     schema = {"columnNames": ["a"], "columnDataTypes": ["INT"]}
     answer = {

@@ -287,3 +287,11 @@ def test_script_is_bash_without_secrets(tmp_path: Path) -> None:
     script = (tmp_path / "setup.sh").read_text()
     assert "--partitions 3" in script and "kafka:9092" in script and "cleanup.policy=compact" in script
     assert "password" not in script.replace("login and password", "")
+
+
+def test_the_declaration_in_the_docs_is_valid() -> None:
+    text = (PROJECT / "docs" / "pinot.md").read_text()
+    example = text.split("```yaml\n")[1].split("```")[0]
+    rendered = render(load_text(example))
+    assert rendered.schema["primaryKeyColumns"] == ["id"]
+    assert rendered.topic == Topic("orders_current", 3, 1, {"cleanup.policy": "compact"})
