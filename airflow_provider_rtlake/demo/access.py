@@ -16,12 +16,13 @@ import requests
 import trino
 from confluent_kafka import Consumer
 
-from airflow_provider_rtlake.exceptions import ServiceError, ServiceUnavailable
+from airflow_provider_rtlake.exceptions import NotFound, ServiceError, ServiceUnavailable
 from airflow_provider_rtlake.kit.stack import Stack
 from airflow_provider_rtlake.streams.naming import quote_identifier as quoted
 
 TRINO_USER = "rtlake"
 ICEBERG = "nessie"  # Trino's catalog of the lakehouse
+_MISSING = ("TABLE_NOT_FOUND", "SCHEMA_NOT_FOUND")
 _TIMEOUT = 120  # seconds for one query
 
 
@@ -68,6 +69,7 @@ class Access:
         """Rows of a query in Trino.
 
         :raises ServiceUnavailable: nobody answers.
+        :raises NotFound: there is no such table.
         :raises ServiceError: Trino refuses or fails the query; the message is its own.
         """
         given = self.stack.connection("rtlake_trino")
@@ -79,7 +81,8 @@ class Access:
             cursor.execute(query)
             return [list(row) for row in cursor.fetchall()]
         except trino.exceptions.TrinoQueryError as error:
-            raise ServiceError("Trino", f"{error.message} in {query[:400]}") from error
+            kind = NotFound if error.error_name in _MISSING else ServiceError
+            raise kind("Trino", f"{error.message} in {query[:400]}") from error
         except (trino.exceptions.TrinoConnectionError, requests.ConnectionError) as error:
             raise ServiceUnavailable("Trino", str(error)) from error
         finally:

@@ -21,7 +21,7 @@ from psycopg import sql
 
 from airflow_provider_rtlake.demo.access import Access, literal, table_name
 from airflow_provider_rtlake.demo.sales import identifier
-from airflow_provider_rtlake.exceptions import RtlakeError, UserError
+from airflow_provider_rtlake.exceptions import NotFound, RtlakeError, UserError, WaitTimeout
 from airflow_provider_rtlake.streams.model import Stream
 from airflow_provider_rtlake.streams.naming import quote_identifier as quoted
 
@@ -165,23 +165,40 @@ class Meter:
 
         :param publish: starts whatever publishes the history; called once, after the commit.
         :param limit: seconds.
+        :raises WaitTimeout: not even Pinot shows the change.
         """
-        samples = Samples()
+        samples, key = Samples(), self._keys(1)[0][0]
+        before = self._positions([key])[key]
         with self._source() as conn:
-            before = self._history_position()
-            self._touch(conn, self._keys(1)[0][0])
+            self._touch(conn, key)
             begin = time.monotonic()
+        while (wanted := self._positions([key])[key]) == before:
+            if time.monotonic() - begin > limit:
+                raise WaitTimeout(f"Pinot {self._stream.pinot_current} did not show a change in {limit:.0f} s")
         publish()
         while time.monotonic() - begin < limit:
-            if self._history_position() > before:
+            if self._history_position() >= wanted:
                 samples.seconds.append(time.monotonic() - begin)
                 return samples
         samples.missed = 1
         return samples
 
     def _history_position(self) -> str:
+        """How far the history on main is; empty while there is none."""
         name = table_name(f"{self._stream.history_base}_checkpoint")
-        return str(self._access.trino(f"SELECT coalesce(max(position), '') FROM {name}")[0][0])
+        try:
+            return str(self._access.trino(f"SELECT coalesce(max(position), '') FROM {name}")[0][0])
+        except NotFound:
+            return ""
+
+    def _positions(self, keys: Sequence[int], access: Access | None = None) -> dict[int, str]:
+        """Position of the newest change of each row in Pinot."""
+        table, key = quoted(str(self._stream.pinot_current)), quoted(self._key)
+        chosen = ", ".join(map(str, keys))
+        rows = (access or self._access).pinot(
+            f"SELECT {key}, position FROM {table} WHERE {key} IN ({chosen}) LIMIT {len(keys)}"
+        )
+        return {int(found): str(position) for found, position in rows}
 
     def _source(self) -> Any:
         database = self._stream.connector.database
@@ -238,15 +255,12 @@ class Meter:
     def _pinot_look(self, keys: Sequence[int]) -> Look:
         """A probe is visible when its row's position is another than before."""
         access = Access(self._access.stack)
-        table, key = quoted(str(self._stream.pinot_current)), quoted(self._key)
+        before = self._positions(keys, access)
 
-        def positions(some: Sequence[int]) -> dict[int, str]:
-            chosen = ", ".join(map(str, some))
-            rows = access.pinot(f"SELECT {key}, position FROM {table} WHERE {key} IN ({chosen}) LIMIT {len(some)}")
-            return {int(found): str(position) for found, position in rows}
+        def look(waiting: list[int]) -> list[int]:
+            return [one for one, place in self._positions(waiting, access).items() if place != before.get(one)]
 
-        before = positions(keys)
-        return lambda waiting: [one for one, place in positions(waiting).items() if place != before.get(one)]
+        return look
 
     def _bronze_look(self) -> Look:
         """A probe is visible when bronze has a message of its key after those that the table held before."""
