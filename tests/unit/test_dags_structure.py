@@ -1,0 +1,99 @@
+"""The DAGs come from the declarations alone, and nothing is reached when they are parsed."""
+
+from __future__ import annotations
+
+import importlib.util
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from airflow.sdk import DAG
+
+from airflow_provider_rtlake import dag_factories
+from airflow_provider_rtlake.exceptions import DeclarationError
+
+PROJECT = Path(__file__).parents[2]
+DAG_FILE = PROJECT / "dags" / "lakehouse.py"
+DECLARATION = """
+connector: shop
+topic_prefix: shop
+tables:
+  public.orders: {}
+  crm.Kunden: {}
+  public.quiet:
+    history: false
+"""
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("a DAG file reached for the network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    yield
+
+
+def load() -> dict[str, DAG]:
+    spec = importlib.util.spec_from_file_location("lakehouse_dags", DAG_FILE)
+    assert spec is not None
+    assert spec.loader is not None
+    module: ModuleType = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return {value.dag_id: value for value in vars(module).values() if isinstance(value, DAG)}
+
+
+@pytest.fixture
+def declared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_network: None) -> Path:
+    (tmp_path / "shop.yaml").write_text(DECLARATION)
+    monkeypatch.setenv("RTLAKE_CONNECTORS", str(tmp_path))
+    return tmp_path
+
+
+def test_the_projects_own_dags(no_network: None) -> None:
+    dags = load()
+    assert {
+        "lakehouse_deploy",
+        "scd2_sales_spark_processing",
+        "lakehouse_checks",
+        "lakehouse_gold",
+        "lakehouse_maintenance",
+    } <= set(dags)
+    for dag in dags.values():
+        assert dag.max_active_runs == 1
+        assert dag.catchup is False
+        for task in dag.tasks:
+            assert dag_factories.log_link in [task.on_failure_callback, *(task.on_failure_callback or [])]
+
+
+def test_a_table_gets_its_dag_by_its_declaration(declared: Path) -> None:
+    dags = load()
+    merges = {name for name in dags if name.startswith("scd2_")}
+    assert "scd2_orders_spark_processing" in merges
+    assert len(merges) == 2, "public.quiet keeps no history"
+    assert not any("quiet" in task for task in dags["lakehouse_checks"].task_ids)
+    assert "quiet.bronze" in dags["lakehouse_maintenance"].task_ids
+    assert dags["lakehouse_gold"].schedule is None, "these models read the sales history only"
+
+
+def test_a_merge_is_checked_after_it_is_published(declared: Path) -> None:
+    dag = load()["scd2_orders_spark_processing"]
+    assert dag.get_task("merge").upstream_task_ids == {"new_changes"}
+    assert dag.get_task("merge").downstream_task_ids == {"checks.invariants", "checks.freshness"}
+    assert dag.get_task("merge").pool == dag_factories.SPARK_POOL
+
+
+def test_deployment_has_its_order(declared: Path) -> None:
+    dag = load()["lakehouse_deploy"]
+    assert dag.get_task("bronze_lanes").upstream_task_ids == {"connectors"}
+    assert "pinot_tables" in dag.get_task("realtime_lanes").upstream_task_ids
+    assert str(declared) in str(vars(dag.get_task("connectors")).values())
+
+
+def test_a_broken_declaration_is_the_import_error(declared: Path) -> None:
+    (declared / "shop.yaml").write_text("connector: shop\n")
+    with pytest.raises(DeclarationError, match=r"shop\.yaml"):
+        load()
