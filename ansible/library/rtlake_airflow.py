@@ -11,7 +11,7 @@ DOCUMENTATION = r"""
 ---
 module: rtlake_airflow
 short_description: Airflow's database schema, connections and pools
-description: Migrates the metadata database where its schema is not the installed Airflow's, and stores the stack's connections and pools where they differ.
+description: Migrates the database where needed; stores connections and pools that differ.
 options:
   home: {description: RTLAKE_HOME, type: path, required: true}
   pools: {description: Slots of each pool, type: dict, default: {}}

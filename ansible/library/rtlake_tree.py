@@ -42,7 +42,7 @@ def files_of(root: Path) -> set[Path]:
 def sync(source: Path, target: Path, check: bool) -> list[str]:
     """Copy what differs, remove what is gone."""
     wanted, present = files_of(source), files_of(target) if target.is_dir() else set()
-    stale = [f for f in present - wanted]
+    stale = list(present - wanted)
     changed = [f for f in wanted if f not in present or not filecmp.cmp(source / f, target / f, shallow=False)]
     if not check:
         for file in changed:
