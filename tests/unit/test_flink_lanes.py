@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterator
 
 import pytest
-from flink_server import State, flink_server
 
 from airflow_provider_rtlake.clients.flink import FlinkClient, Job, JobState, root_cause
 from airflow_provider_rtlake.exceptions import JobFailed, JobNotFound, StatementFailed
@@ -17,6 +16,7 @@ from airflow_provider_rtlake.lanes.bronze import OffsetGap, bronze_start
 from airflow_provider_rtlake.lanes.dead_letters import chosen, fold
 from airflow_provider_rtlake.lanes.decide import SeenJob, decide
 from airflow_provider_rtlake.lanes.jobs import Applied, Restore, apply_job, latest_restore, stop_job, take_savepoint
+from tests.unit.flink_server import State, flink_server
 
 JOB = script_job("lane", "CREATE TABLE a (b INT); INSERT INTO a SELECT 1", {})
 CHANGED = script_job("lane", "CREATE TABLE a (b INT); INSERT INTO a SELECT 2", {})

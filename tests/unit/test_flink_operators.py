@@ -1,0 +1,208 @@
+"""The Flink operators start nothing twice, find their job again, and pass everything on to the triggerer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from airflow.providers.common.compat.sdk import AirflowFailException, TaskDeferred
+from airflow.sdk import Connection
+
+from airflow_provider_rtlake.exceptions import WaitTimeout
+from airflow_provider_rtlake.hooks.flink import FlinkHook
+from airflow_provider_rtlake.links.flink import FlinkJobLink
+from airflow_provider_rtlake.operators.flink import (
+    FlinkRunSqlOperator,
+    FlinkStopJobOperator,
+    FlinkTriggerSavepointOperator,
+)
+from airflow_provider_rtlake.sensors.flink import FlinkCheckpointSensor, FlinkJobSensor
+from airflow_provider_rtlake.triggers.flink import FlinkCheckpointTrigger, FlinkJobTrigger
+from tests.unit.flink_server import State, flink_server
+
+SQL = "CREATE TABLE a (b INT); INSERT INTO a SELECT 1"
+TRACE = "java.lang.RuntimeException: outer\n\tat a.b\nCaused by: java.io.IOException: disk full\n\tat c.d"
+
+
+class Instance(SimpleNamespace):
+    """The part of Airflow's task instance that an operator sees."""
+
+    def xcom_push(self, key: str, value: Any) -> None:
+        """Keep it."""
+        self.pushed[key] = value
+
+
+@pytest.fixture
+def context() -> Any:
+    return {"ti": Instance(dag_id="d", run_id="r", task_id="t", map_index=-1, try_number=1, pushed={})}
+
+
+@pytest.fixture
+def flink(monkeypatch: pytest.MonkeyPatch) -> Iterator[State]:
+    with flink_server() as (server, state):
+        url = urlsplit(server)
+        extra = f'{{"gateway_url": "{server}", "web_url": "http://flink.example/"}}'
+        connection = Connection(
+            conn_id="rtlake_flink", conn_type="flink", host=url.hostname, port=url.port, schema="http", extra=extra
+        )
+        monkeypatch.setattr(FlinkHook, "get_connection", lambda *_: connection)
+        yield state
+
+
+def run_sql(**kwargs: Any) -> FlinkRunSqlOperator:
+    return FlinkRunSqlOperator(task_id="t", sql=SQL, job_name="j", wait_seconds=5, **kwargs)
+
+
+def test_a_second_try_finds_the_job_of_the_first(flink: State, context: Any) -> None:
+    first = run_sql(wait_for="running").execute(context)
+    second = run_sql(wait_for="running").execute(context)
+    assert (first["changed"], second["changed"]) == (True, False)
+    assert first["job_id"] == second["job_id"]
+    assert context["ti"].pushed[FlinkJobLink.key].startswith("http://flink.example/#/job/running/")
+
+
+def test_a_finished_job_is_not_run_again(flink: State, context: Any) -> None:
+    job_id = run_sql(wait_for="submitted").execute(context)["job_id"]
+    flink.jobs[job_id]["state"] = "FINISHED"
+    again = run_sql().execute(context)
+    assert again == {"job_id": job_id, "state": "FINISHED", "changed": False}
+
+
+def test_a_cancelled_job_is_started_anew(flink: State, context: Any) -> None:
+    job_id = run_sql(wait_for="submitted").execute(context)["job_id"]
+    flink.jobs[job_id]["state"] = "CANCELED"
+    assert run_sql(wait_for="running").execute(context)["job_id"] != job_id
+
+
+def test_another_run_and_another_statement_are_another_job(flink: State, context: Any) -> None:
+    ids = {run_sql(wait_for="running").execute(context)["job_id"]}
+    context["ti"].run_id = "r2"
+    ids.add(run_sql(wait_for="running").execute(context)["job_id"])
+    ids.add(run_sql(wait_for="running", properties={"x": "y"}).execute(context)["job_id"])
+    ids.add(run_sql(wait_for="running", durable=False).execute(context)["job_id"])
+    assert len(ids) == len(flink.jobs) == 4
+
+
+def test_a_failed_job_fails_the_task_with_its_root_cause(flink: State, context: Any) -> None:
+    flink.fail_new = TRACE
+    with pytest.raises(AirflowFailException, match="disk full") as caught:
+        run_sql().execute(context)
+    assert "\tat " not in str(caught.value)
+
+
+def test_a_killed_task_cancels_what_it_started(flink: State, context: Any) -> None:
+    operator = FlinkRunSqlOperator(task_id="t", sql=SQL, job_name="j", wait_seconds=0.2)
+    with pytest.raises(WaitTimeout):
+        operator.execute(context)
+    operator.on_kill()
+    assert [job["state"] for job in flink.jobs.values()] == ["CANCELED"]
+
+
+def test_nothing_is_cancelled_where_that_is_not_wanted(flink: State, context: Any) -> None:
+    operator = FlinkRunSqlOperator(task_id="t", sql=SQL, job_name="j", wait_seconds=0.2, cancel_on_kill=False)
+    with pytest.raises(WaitTimeout):
+        operator.execute(context)
+    operator.on_kill()
+    assert [job["state"] for job in flink.jobs.values()] == ["RUNNING"]
+
+
+def test_a_deferred_task_goes_on_in_the_triggerer(flink: State, context: Any) -> None:
+    operator = run_sql(deferrable=True, request_timeout=7.0, poll_interval=0.01)
+    with pytest.raises(TaskDeferred) as caught:
+        operator.execute(context)
+    trigger = caught.value.trigger
+    assert isinstance(trigger, FlinkJobTrigger)
+    path, arguments = trigger.serialize()
+    assert path.endswith("FlinkJobTrigger")
+    assert FlinkJobTrigger(**arguments).serialize() == trigger.serialize()
+    assert (arguments["timeout"], arguments["flink_conn_id"]) == (7.0, "rtlake_flink")
+    flink.jobs[arguments["job_id"]]["state"] = "FINISHED"
+    event = next(iter(asyncio.run(_events(trigger))))
+    assert operator.execute_complete(context, event)["state"] == "FINISHED"
+
+
+async def _events(trigger: Any) -> list[dict[str, Any]]:
+    return [event.payload async for event in trigger.run()]
+
+
+def test_the_triggerer_sends_one_event_for_a_failed_job(flink: State, context: Any) -> None:
+    job_id = flink.add_job("j", "FAILED")
+    flink.jobs[job_id]["trace"] = TRACE
+    trigger = FlinkJobTrigger(
+        job_id=job_id,
+        states=["FINISHED"],
+        flink_conn_id="rtlake_flink",
+        timeout=5,
+        poll_interval=0.01,
+        deadline=None,
+        cancel_on_kill=True,
+    )
+    events = asyncio.run(_events(trigger))
+    assert [event["status"] for event in events] == ["failed"]
+    assert events[0]["trace"] == TRACE
+    with pytest.raises(AirflowFailException, match="disk full"):
+        run_sql().execute_complete(context, events[0])
+
+
+def test_a_killed_deferred_task_cancels_its_job(flink: State) -> None:
+    job_id = flink.add_job("j")
+    arguments = {"flink_conn_id": "rtlake_flink", "timeout": 5, "poll_interval": 1, "deadline": None}
+    asyncio.run(FlinkJobTrigger(job_id=job_id, states=["FINISHED"], cancel_on_kill=True, **arguments).on_kill())
+    assert flink.jobs[job_id]["state"] == "CANCELED"
+
+
+def test_a_streaming_job_is_kept_and_replaced(flink: State, context: Any) -> None:
+    first = run_sql(streaming=True).execute(context)
+    assert first["action"] == "start"
+    assert run_sql(streaming=True).execute(context)["action"] == "keep"
+    changed = run_sql(streaming=True, properties={"x": "y"}).execute(context)
+    assert changed["action"] == "replace"
+    assert changed["started_from"] == f"s3://sp/{first['job_id']}"
+    fresh = run_sql(streaming=True, properties={"x": "z"}, resume="none").execute(context)
+    assert flink.jobs[fresh["job_id"]]["restore"] is None
+
+
+def test_a_job_is_stopped_once(flink: State, context: Any) -> None:
+    job_id = flink.add_job("j")
+    stop = FlinkStopJobOperator(task_id="s", job_name="j")
+    assert stop.execute(context) == {"changed": True, "savepoints": {job_id: f"s3://sp/{job_id}"}}
+    assert stop.execute(context) == {"changed": False, "savepoints": {}}
+
+
+def test_a_savepoint_of_nothing_is_an_error(flink: State, context: Any) -> None:
+    with pytest.raises(AirflowFailException, match="no job named 'j' runs"):
+        FlinkTriggerSavepointOperator(task_id="s", job_name="j").execute(context)
+
+
+def test_the_sensors_look_at_the_newest_job_of_a_name(flink: State, context: Any) -> None:
+    flink.add_job("j", "FAILED")
+    job_id = flink.add_job("j")
+    flink.jobs[job_id]["checkpoint"] = {"id": 3, "trigger_timestamp": 500}
+    assert FlinkJobSensor(task_id="s", job_name="j").poke(context).xcom_value == "RUNNING"
+    assert FlinkCheckpointSensor(task_id="s", job_name="j").poke(context).xcom_value == 3
+    assert not FlinkCheckpointSensor(task_id="s", job_name="j", after_ms=500).poke(context).is_done
+
+
+def test_a_deferred_sensor_passes_everything_on(flink: State, context: Any) -> None:
+    job_id = flink.add_job("j")
+    sensor = FlinkCheckpointSensor(
+        task_id="s", job_id=job_id, number=9, after_ms=7, request_timeout=3.0, poke_interval=2, deferrable=True
+    )
+    with pytest.raises(TaskDeferred) as caught:
+        sensor.execute(context)
+    trigger = caught.value.trigger
+    assert isinstance(trigger, FlinkCheckpointTrigger)
+    arguments = trigger.serialize()[1]
+    assert (arguments["number"], arguments["after_ms"], arguments["timeout"]) == (9, 7, 3.0)
+    assert arguments["poll_interval"] == 2
+    assert FlinkCheckpointTrigger(**arguments).serialize() == trigger.serialize()
+
+
+def test_the_connection_is_tested_with_a_real_request(flink: State) -> None:
+    ok, message = FlinkHook().test_connection()
+    assert not ok  # the stand-in has no overview
+    assert "/overview" in message
