@@ -145,9 +145,7 @@ def _role(connection: psycopg.Connection[Any], role: dict[str, Any], check: bool
         _run(connection, sql.SQL("CREATE ROLE {}").format(sql.Identifier(name)), check)
         changes.append(f"role {name}")
     if row is None or have != attributes or not password_matches(role["password"], row[0]):
-        words = sql.SQL(" ").join(
-            sql.SQL(a if a in attributes else f"NO{a}") for a in ("LOGIN", "REPLICATION")
-        )
+        words = sql.SQL(" ").join(sql.SQL(a if a in attributes else f"NO{a}") for a in ("LOGIN", "REPLICATION"))
         statement = sql.SQL("ALTER ROLE {} {} PASSWORD {}").format(
             sql.Identifier(name), words, sql.Literal(scram_verifier(role["password"]))
         )

@@ -9,7 +9,8 @@ import os
 import platform
 import shutil
 import socket
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ class Wanted:
     """What the machine must offer.
 
     :param home: RTLAKE_HOME.
+    :param project: the checkout.
     :param supervisor: ``supervisord`` or ``systemd``.
     :param ports: port of each thing that listens.
     :param memory_mb: MB of resident memory that the services need.
@@ -31,6 +33,7 @@ class Wanted:
     """
 
     home: Path
+    project: Path
     supervisor: str
     ports: Mapping[str, int]
     memory_mb: int
@@ -108,9 +111,7 @@ def _disk(wanted: Wanted) -> list[str]:
         there = there.parent
     free = shutil.disk_usage(there).free / 2**20
     if free < wanted.disk_mb:
-        return [
-            f"{free:.0f} MB free at {there}, {wanted.disk_mb} MB needed; set RTLAKE_HOME to a larger disk"
-        ]
+        return [f"{free:.0f} MB free at {there}, {wanted.disk_mb} MB needed; set RTLAKE_HOME to a larger disk"]
     return []
 
 
@@ -119,12 +120,20 @@ def _home(wanted: Wanted) -> list[str]:
     if len(str(wanted.home / "run" / "supervisor.sock")) > _SOCKET_PATH_LIMIT:
         problems.append(f"{wanted.home} is too long a path for a socket in it; choose a shorter RTLAKE_HOME")
     if os.geteuid() == 0:  # some services run under other users, who must come through
-        closed = [p for p in wanted.home.parents if p.exists() and not p.stat().st_mode & 0o001]
-        problems += [
-            f"{p} cannot be entered by other users, under whom services run; chmod o+x it or move RTLAKE_HOME"
-            for p in closed
-        ]
+        reached = [wanted.home]
+        if wanted.supervisor == "systemd":  # all of them, Airflow's with the checkout's DAGs and this Python
+            reached += [wanted.project, Path(sys.base_prefix)]
+        problems += _closed(reached)
     return problems
+
+
+def _closed(paths: Sequence[Path]) -> list[str]:
+    folders = {p for path in paths for p in (path, *path.parents) if p.exists()}
+    closed = sorted(p for p in folders if not p.stat().st_mode & 0o001)
+    return [
+        f"{p} cannot be entered by other users, under whom services run; chmod o+x it, or use another place"
+        for p in closed
+    ]
 
 
 def ports_taken(ports: Mapping[str, int], ours: Callable[[int], bool]) -> list[str]:
@@ -145,8 +154,7 @@ def ports_taken(ports: Mapping[str, int], ours: Callable[[int], bool]) -> list[s
         if pid is None or not ours(pid):
             who = f"process {pid} ({_process_name(pid)})" if pid else "another user's process"
             problems.append(
-                f"port {port} ({name}) is taken by {who}; stop it, "
-                "or move all ports with 'rtlake up --port-offset N'"
+                f"port {port} ({name}) is taken by {who}; stop it, or move all ports with 'rtlake up --port-offset N'"
             )
     return problems
 
@@ -176,7 +184,7 @@ def is_ours(pid: int, home: Path) -> bool:
     try:
         process = psutil.Process(pid)
         family = [process, *process.parents()]
-        return any(str(home) in " ".join(p.cmdline()) or _works_in(p, home) for p in family)
+        return any(f"{home}/" in " ".join(p.cmdline()) or _works_in(p, home) for p in family)
     except psutil.Error:
         return False
 

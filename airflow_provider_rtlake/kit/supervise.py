@@ -249,9 +249,7 @@ def is_stale(home: Path, component: str, name: str) -> bool:
         return True
 
 
-def converge(
-    home: Path, kind: str, component: str, names: Sequence[str], *, check: bool = False
-) -> list[str]:
+def converge(home: Path, kind: str, component: str, names: Sequence[str], *, check: bool = False) -> list[str]:
     """Start what does not run, restart what is stale; returns their names and does not wait for readiness.
 
     :param home: RTLAKE_HOME.

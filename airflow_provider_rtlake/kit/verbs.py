@@ -58,15 +58,11 @@ def say(text: str) -> None:
 
 
 def up(
-    port_offset: Annotated[
-        int | None, typer.Option(help="Added to every port; remembered.", min=0, max=45000)
-    ] = None,
+    port_offset: Annotated[int | None, typer.Option(help="Added to every port; remembered.", min=0, max=45000)] = None,
     only: Annotated[
         list[str] | None, typer.Option(help="Only this component and what it needs; repeatable, remembered.")
     ] = None,
-    without: Annotated[
-        list[str] | None, typer.Option(help="All but this component; repeatable, remembered.")
-    ] = None,
+    without: Annotated[list[str] | None, typer.Option(help="All but this component; repeatable, remembered.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="All components again.")] = False,
     supervisor: Annotated[
         str | None, typer.Option(help="systemd or supervisord; chosen by itself if not given.")
@@ -127,6 +123,8 @@ def _retire(stack: Stack, variables: dict[str, Any]) -> None:
     if gone:
         say(f"stopping {', '.join(gone)}")
         supervise.supervisor_of(stack.home, stack.supervisor).stop(gone)
+        if stack.supervisor == "systemd":
+            _remove_units(gone)
         for name in gone:
             (stack.home / "etc" / "supervisor" / "conf.d" / f"{name}.conf").unlink(missing_ok=True)
 
@@ -272,7 +270,7 @@ def destroy(
     if stack is not None:
         stop_all(stack)
         if stack.supervisor == "systemd":
-            _remove_units(stack)
+            _remove_units(list(stack.services))
     for part in ("opt", "etc", "var", "log", "run", "secrets", "venv", ".environment.lock"):
         path = home / part
         if path.is_dir() and not path.is_symlink():
@@ -284,8 +282,8 @@ def destroy(
     say(f"{home} is gone")
 
 
-def _remove_units(stack: Stack) -> None:
-    units = [f"rtlake-{name}.service" for name in stack.services]
+def _remove_units(names: list[str]) -> None:
+    units = [f"rtlake-{name}.service" for name in names]
     subprocess.run(["systemctl", "disable", "--quiet", *units], check=False)
     for unit in units:
         Path("/etc/systemd/system", unit).unlink(missing_ok=True)
@@ -317,9 +315,7 @@ def rotate(name: Annotated[str, typer.Argument(help="Name below RTLAKE_HOME/secr
 
 
 def lock(
-    components: Annotated[
-        list[str] | None, typer.Argument(help="Only these; the others keep their entries.")
-    ] = None,
+    components: Annotated[list[str] | None, typer.Argument(help="Only these; the others keep their entries.")] = None,
 ) -> None:
     """Resolve ansible/artifacts/*.yml anew and write ansible/artifacts.lock.json."""
     from airflow_provider_rtlake.kit import resolve
@@ -338,9 +334,7 @@ def lock(
     found = {n: c for n, c in found.items() if n in wanted}
     for name in components or wanted:
         found[name] = resolve.resolve(wanted[name], cache(), say)
-    current = (
-        artifacts.load_lock(path) if components and path.exists() else {}
-    )  # others may have written meanwhile
+    current = artifacts.load_lock(path) if components and path.exists() else {}  # others may have written meanwhile
     merged = {
         **{n: c for n, c in current.items() if n in wanted},
         **{n: found[n] for n in (components or wanted)},

@@ -162,7 +162,9 @@ def test_a_process_in_our_folders_is_ours(tmp_path: Path) -> None:
 
 
 def test_too_little_memory_says_how_much(tmp_path: Path) -> None:
-    wanted = preflight.Wanted(home=tmp_path, supervisor="supervisord", ports={}, memory_mb=10**9, disk_mb=10**12)
+    wanted = preflight.Wanted(
+        home=tmp_path, project=tmp_path, supervisor="supervisord", ports={}, memory_mb=10**9, disk_mb=10**12
+    )
     _, problems = preflight.check(wanted)
     assert any("MB of memory" in p and "--only" in p for p in problems)
     assert any("MB free" in p and "RTLAKE_HOME" in p for p in problems)
@@ -226,3 +228,24 @@ def test_waiting_ends_with_the_log(tmp_path: Path) -> None:
 def test_memory_is_summed_over_the_tree() -> None:
     assert health.tree_rss(os.getpid()) > 5
     assert health.tree_rss(2**22 + 1) == 0
+
+
+def test_a_closed_folder_above_is_named(tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    (closed / "home").mkdir(parents=True)
+    closed.chmod(0o700)
+    problems = preflight._closed([closed / "home"])
+    assert any(f"{closed} cannot be entered" in p for p in problems)
+    closed.chmod(0o711)
+    assert not any(f"{closed} " in p for p in preflight._closed([closed / "home"]))
+
+
+def test_another_installation_beside_is_not_ours(tmp_path: Path) -> None:
+    import subprocess
+    import sys
+
+    command = [sys.executable, "-c", "input()", str(tmp_path / "home-two" / "x")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
+        assert preflight.is_ours(process.pid, tmp_path / "home-two")
+        assert not preflight.is_ours(process.pid, tmp_path / "home")
+        process.communicate(b"\n")
