@@ -73,9 +73,9 @@ def read_range(table: Table, part: Range, schemas: SchemaTexts, traffic: Traffic
             "xxhash64(value_schema) AS schema_hash",
             "length(value_schema) AS schema_length",
             "payload",
-        )
+        ),
+        traffic,
     )
-    traffic.rows_read += rows.num_rows
     values = {name: python_values(rows[name]) for name in rows.column_names}
     wanted = list(zip(values["schema_hash"], values["schema_length"], strict=True))
     if set(wanted) - schemas.texts.keys():
@@ -85,9 +85,7 @@ def read_range(table: Table, part: Range, schemas: SchemaTexts, traffic: Traffic
     names = ("topic", "topic_partition", "topic_offset", "kafka_ts", "message_key")
     return [
         RawChange(*row)
-        for row in zip(
-            *(values[name] for name in names), headers, values["op"], texts, values["payload"], strict=True
-        )
+        for row in zip(*(values[name] for name in names), headers, values["op"], texts, values["payload"], strict=True)
     ]
 
 
@@ -95,9 +93,7 @@ def _fetch_schemas(frame: Any, schemas: SchemaTexts) -> None:
     found = collect(
         frame.groupBy("value_schema")
         .count()
-        .selectExpr(
-            "xxhash64(value_schema) AS schema_hash", "length(value_schema) AS schema_length", "value_schema"
-        )
+        .selectExpr("xxhash64(value_schema) AS schema_hash", "length(value_schema) AS schema_length", "value_schema")
     )
     for row in found.to_pylist():
         schemas.texts[row["schema_hash"], row["schema_length"]] = row["value_schema"]

@@ -296,9 +296,7 @@ class ChangeReader:
         missing = [column for column in shape.columns if row.get(column.field) in placeholder]
         if not missing:
             return shape.values(row), ()
-        sent = {
-            name: value for name, value in row.items() if name not in {column.field for column in missing}
-        }
+        sent = {name: value for name, value in row.items() if name not in {column.field for column in missing}}
         values = shape.values(sent)
         for column in missing:
             del values[column.name]

@@ -157,9 +157,7 @@ def _complete(
     }
     seen = {transaction[3]: count for transaction, count in counts.items()}
     missing = [
-        end.order
-        for end in ends.values()
-        if seen.get(end.tx, 0) < end.count and not patience.spent(end.kafka_ts)
+        end.order for end in ends.values() if seen.get(end.tx, 0) < end.count and not patience.spent(end.kafka_ts)
     ]
     barrier = min(missing, default=None)
     complete = {}
@@ -187,9 +185,7 @@ def _hold_snapshots(
     result: Cut,
 ) -> None:
     """Snapshot rows wait until their snapshot has come to an end: its last row is marked, or streaming has begun."""
-    newest = max(
-        (change.position for group in groups.values() for change in group if change.op != "r"), default=None
-    )
+    newest = max((change.position for group in groups.values() for change in group if change.op != "r"), default=None)
     for transaction, group in groups.items():
         if not _is_snapshot(group):
             continue
@@ -227,9 +223,7 @@ def read_ends(rows: Iterable[Mapping[str, Any]], collection: str) -> list[Transa
     :param collection: ``schema.table``.
     """
     found = (
-        TransactionEnd.read(
-            row["topic_offset"], row["tx_id"], row["data_collections"], row["kafka_ts"], collection
-        )
+        TransactionEnd.read(row["topic_offset"], row["tx_id"], row["data_collections"], row["kafka_ts"], collection)
         for row in rows
     )
     return [end for end in found if end is not None]

@@ -206,9 +206,7 @@ class Fold:
         # Updates without a before-image tell that the replica identity is the key: then a delete's image,
         # in which every
         # other column is null, is no image of a row of nulls.
-        self._keys_only = any(
-            step.op == "u" and isinstance(step, Change) and step.before is None for step in steps
-        )
+        self._keys_only = any(step.op == "u" and isinstance(step, Change) and step.before is None for step in steps)
         ordered = sorted(steps, key=lambda step: (*step.transaction, step.position.lsn, _RANK[step.op]))
         for _, group in itertools.groupby(ordered, key=lambda step: step.transaction):
             self._transaction(list(group))

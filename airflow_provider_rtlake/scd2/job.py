@@ -289,9 +289,7 @@ class Merge:
         reached = checkpoint.position
         return [change for change in changes if reached is None or change.position > reached]
 
-    def _ends(
-        self, lake: Lake, checkpoint: Checkpoint
-    ) -> tuple[list[TransactionEnd] | None, int | None, int]:
+    def _ends(self, lake: Lake, checkpoint: Checkpoint) -> tuple[list[TransactionEnd] | None, int | None, int]:
         """Transaction ends that are not used up, the snapshot they were read to, and when the newest marker arrived."""
         if self._request.transactions is None:
             return None, None, 0
@@ -449,9 +447,7 @@ class _Write:
         gone: dict[str, list[tuple[str, int]]] = {}
         for stored in plan.removed:
             path, row, bucket = stored.ref
-            gone.setdefault(f"scd2_last={str(stored.last).lower()}/scd2_bucket={bucket}", []).append(
-                (path, row)
-            )
+            gone.setdefault(f"scd2_last={str(stored.last).lower()}/scd2_bucket={bucket}", []).append((path, row))
         added = history.write(rows, self._traffic)
         deletes = history.write_deletes(gone, self._traffic)
         history.replace(added, deletes, {"rtlake.merge-id": self._merge._merge_id})
@@ -459,12 +455,8 @@ class _Write:
     def _write_changes(self, changes: Table, plan: Plan) -> None:
         if not plan.applied:
             return
-        tables = changes_table(
-            plan.applied, arrow_schema(changes.schema_json), self._buckets, self._merge._merge_id
-        )
-        files = changes.write(
-            {f"scd2_bucket={bucket}": rows for bucket, rows in tables.items()}, self._traffic
-        )
+        tables = changes_table(plan.applied, arrow_schema(changes.schema_json), self._buckets, self._merge._merge_id)
+        files = changes.write({f"scd2_bucket={bucket}": rows for bucket, rows in tables.items()}, self._traffic)
         changes.append(files, {"rtlake.merge-id": self._merge._merge_id})
 
     def _write_checkpoint(self, table: Table, plan: Plan, after: Checkpoint, started: float) -> None:
@@ -508,11 +500,7 @@ def _check_epoch(checkpoint: Checkpoint, made: Cut, table: str) -> None:
             f"{table}: the replication slot was lost (epoch {known} → {min(lost)}) and no snapshot of it came with "
             "the new one: take a new snapshot (rtlake connectors apply); nothing was written"
         )
-    headers = {
-        (change.raw.headers or {}).get(EPOCH_HEADER)
-        for change in made.ready
-        if change.position.epoch == known
-    }
+    headers = {(change.raw.headers or {}).get(EPOCH_HEADER) for change in made.ready if change.position.epoch == known}
     other = headers - {checkpoint.epoch, None}
     if checkpoint.epoch and other:
         raise EpochChanged(
@@ -628,9 +616,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Merge bronze into the histories of tables.")
     parser.add_argument("--request", type=Path, required=True, help="JSON list of MergeRequest")
     parser.add_argument("--result", type=Path, help="where to write the outcomes as JSON")
-    parser.add_argument(
-        "--loop", type=float, metavar="SECONDS", help="go on, looking again after so many seconds"
-    )
+    parser.add_argument("--loop", type=float, metavar="SECONDS", help="go on, looking again after so many seconds")
     options = parser.parse_args(arguments)
     requests = read_requests(options.request)
     spark = session()

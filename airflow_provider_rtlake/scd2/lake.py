@@ -30,13 +30,19 @@ _DELETE_SCHEMA = pa.schema(
 )
 ROW_GROUP = 8192  # rows; small, so that ten keys among a million read a few row groups
 _UPLOADS = 4
+_SCAN_METRICS = ("resultDataFiles", "resultDeleteFiles", "totalDataFileSize", "totalDeleteFileSize", "numOutputRows")
 _PREFIX = "spark.sql.catalog."
 T = TypeVar("T")
 
 
 @dataclass
 class Traffic:
-    """What a merge read and wrote."""
+    """What a merge read and wrote.
+
+    :param files_read: data and delete files that were opened.
+    :param bytes_listed: their whole size; of a file only some row groups and columns are read.
+    :param rows_read: rows of the row groups that were read.
+    """
 
     files_read: int = 0
     bytes_listed: int = 0
@@ -105,9 +111,7 @@ class Lake:
 
         :param name: ``namespace.name``.
         """
-        catalog = self.jvm.org.apache.iceberg.spark.Spark3Util.loadIcebergCatalog(
-            self.spark._jsparkSession, self.name
-        )
+        catalog = self.jvm.org.apache.iceberg.spark.Spark3Util.loadIcebergCatalog(self.spark._jsparkSession, self.name)
         levels = name.split(".")
         namespace = self.jvm.org.apache.iceberg.catalog.Namespace.of(_strings(self.spark, levels[:-1]))
         identifier = self.jvm.org.apache.iceberg.catalog.TableIdentifier.of(namespace, levels[-1])
@@ -209,9 +213,7 @@ class Table:
         """
         return _in_parallel(lambda item: self._data_file(item[0], item[1], traffic), tables.items())
 
-    def write_deletes(
-        self, positions: Mapping[str, Iterable[tuple[str, int]]], traffic: Traffic
-    ) -> list[Any]:
+    def write_deletes(self, positions: Mapping[str, Iterable[tuple[str, int]]], traffic: Traffic) -> list[Any]:
         """Write position deletes.
 
         :param positions: partition path → data file and row number.
@@ -243,9 +245,7 @@ class Table:
         )
         Path(local).unlink()
         builder = iceberg.FileMetadata.deleteFileBuilder(self.java.spec()).ofPositionDeletes()
-        builder = (
-            builder.withPath(location).withFormat("PARQUET").withFileSizeInBytes(size).withMetrics(metrics)
-        )
+        builder = builder.withPath(location).withFormat("PARQUET").withFileSizeInBytes(size).withMetrics(metrics)
         return (builder.withPartitionPath(partition) if partition else builder).build()
 
     def _upload(self, partition: str, rows: pa.Table, kind: str, traffic: Traffic) -> tuple[str, str, int]:
@@ -294,11 +294,28 @@ def _in_parallel(work: Callable[[Any], T], items: Iterable[Any]) -> list[T]:
         return list(pool.map(work, waiting))
 
 
-def collect(frame: Any) -> pa.Table:
-    """A data frame's rows as one Arrow table in the driver, without pandas."""
+def collect(frame: Any, traffic: Traffic | None = None) -> pa.Table:
+    """A data frame's rows as one Arrow table in the driver, without pandas.
+
+    :param traffic: counts what Spark read for it.
+    """
     batches = frame._collect_as_arrow()
+    if traffic is not None:
+        _count_scans(frame, traffic)
     if batches:
         return pa.Table.from_batches(batches)
     from pyspark.sql.pandas.types import to_arrow_schema
 
     return to_arrow_schema(frame.schema).empty_table()
+
+
+def _count_scans(frame: Any, traffic: Traffic) -> None:
+    """Add up what Iceberg's scans say of themselves: files and bytes left after pruning, rows read from them."""
+    jvm = frame.sparkSession._jvm
+    leaves = frame._jdf.queryExecution().executedPlan().collectLeaves().iterator()
+    while leaves.hasNext():
+        metrics = jvm.scala.collection.JavaConverters.mapAsJavaMap(leaves.next().metrics())
+        found = {name: int(metrics[name].value()) for name in _SCAN_METRICS if name in metrics}
+        traffic.files_read += found.get("resultDataFiles", 0) + found.get("resultDeleteFiles", 0)
+        traffic.bytes_listed += found.get("totalDataFileSize", 0) + found.get("totalDeleteFileSize", 0)
+        traffic.rows_read += found.get("numOutputRows", 0) if "resultDataFiles" in found else 0

@@ -93,9 +93,7 @@ def distinct(changes: Iterable[Change]) -> list[Change]:
 def truncate_mark(change: Change) -> Mark:
     """A truncate as a mark."""
     raw = change.raw
-    return Mark(
-        "truncate", change.position, change.tx, change.ts, raw.topic, raw.topic_partition, raw.topic_offset
-    )
+    return Mark("truncate", change.position, change.tx, change.ts, raw.topic, raw.topic_partition, raw.topic_offset)
 
 
 def plan_merge(
@@ -235,9 +233,7 @@ def _fold_on(
         _difference(plan, key, before, fold.histories.get(key, []))
 
 
-def _fold_anew(
-    store: Store, plan: Plan, refolded: Mapping[str, list[Change]], untracked: frozenset[str]
-) -> None:
+def _fold_anew(store: Store, plan: Plan, refolded: Mapping[str, list[Change]], untracked: frozenset[str]) -> None:
     if not refolded:
         return
     steps: list[Change | Mark] = [change for group in refolded.values() for change in group]

@@ -78,9 +78,7 @@ class Publisher:
                 f"{self._table}: another merge or a maintenance job changed it meanwhile; nothing was applied: {error}"
             ) from error
         except NotFound as error:
-            raise Overtaken(
-                f"{self._table}: the merge's branch is gone, another merge took over: {error}"
-            ) from error
+            raise Overtaken(f"{self._table}: the merge's branch is gone, another merge took over: {error}") from error
         except ServiceUnavailable:
             # The answer was lost: the checkpoint on main tells whether the merge was applied.
             if self.snapshot(checkpoint) != written:

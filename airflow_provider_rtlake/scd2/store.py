@@ -143,9 +143,7 @@ class SparkStore:
         return self._layout.read(rows)
 
     def _collect(self, frame: Any) -> pa.Table:
-        rows = collect(frame)
-        self._traffic.rows_read += rows.num_rows
-        return rows
+        return collect(frame, self._traffic)
 
 
 def _by_key(found: list[Stored]) -> dict[str, list[Stored]]:

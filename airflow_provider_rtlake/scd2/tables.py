@@ -119,14 +119,8 @@ class Evolution:
         :param table: quoted name.
         """
         return [
-            *(
-                f"ALTER TABLE {table} RENAME COLUMN {quoted(old)} TO {quoted(new)}"
-                for old, new in self.renamed
-            ),
-            *(
-                f"ALTER TABLE {table} ADD COLUMN {quoted(name)} {spark_type(kind)}"
-                for name, kind in self.added
-            ),
+            *(f"ALTER TABLE {table} RENAME COLUMN {quoted(old)} TO {quoted(new)}" for old, new in self.renamed),
+            *(f"ALTER TABLE {table} ADD COLUMN {quoted(name)} {spark_type(kind)}" for name, kind in self.added),
             *(
                 f"ALTER TABLE {table} ALTER COLUMN {quoted(name)} TYPE {spark_type(kind)}"
                 for name, kind in self.widened
@@ -175,9 +169,7 @@ def evolution(
                 columns[column.name] = both
                 if column.name in present or column.name in {new for _, new in renamed}:
                     wider[column.name] = both
-    return Evolution(
-        tuple((name, columns[name]) for name in added), tuple(renamed), tuple(sorted(wider.items()))
-    )
+    return Evolution(tuple((name, columns[name]) for name in added), tuple(renamed), tuple(sorted(wider.items())))
 
 
 # --- Arrow ---
@@ -314,13 +306,9 @@ class Layout:
             "scd2_closed_by": [version.closed_by for version in versions],
             "scd2_previous_key": [version.previous_key for version in versions],
             "scd2_next_key": [version.next_key for version in versions],
-            "scd2_unknown": [
-                json.dumps(sorted(version.unknown)) if version.unknown else None for version in versions
-            ],
+            "scd2_unknown": [json.dumps(sorted(version.unknown)) if version.unknown else None for version in versions],
         }
-        return pa.table(
-            [pa.array(content[field.name], field.type) for field in self.schema], schema=self.schema
-        )
+        return pa.table([pa.array(content[field.name], field.type) for field in self.schema], schema=self.schema)
 
     def read(self, table: pa.Table) -> list[Stored]:
         """Rows read with their ``_file`` and ``_pos``, as stored versions."""
@@ -374,9 +362,7 @@ def _event(name: str, row: Mapping[str, Any]) -> Event | None:
     )
 
 
-def changes_table(
-    changes: Sequence[Change], schema: pa.Schema, buckets: int, merge_id: str
-) -> dict[int, pa.Table]:
+def changes_table(changes: Sequence[Change], schema: pa.Schema, buckets: int, merge_id: str) -> dict[int, pa.Table]:
     """Applied changes as Arrow, one table for each bucket, ordered by key."""
     groups: dict[int, list[tuple[int, Change]]] = {}
     for change in changes:
@@ -403,9 +389,7 @@ def changes_table(
             "payload": [raw.payload for raw in raws],
             "merge_id": [merge_id] * len(group),
         }
-        result[bucket] = pa.table(
-            [pa.array(content[field.name], field.type) for field in schema], schema=schema
-        )
+        result[bucket] = pa.table([pa.array(content[field.name], field.type) for field in schema], schema=schema)
     return result
 
 

@@ -92,11 +92,7 @@ def _double(value: Any) -> float:
 def _single(value: Any) -> float:
     # The history keeps 32 bits: round here, or the value would differ from itself when read back.
     number = _double(value)
-    return (
-        number
-        if number != number or math.isinf(number)
-        else float(struct.unpack("f", struct.pack("f", number))[0])
-    )
+    return number if number != number or math.isinf(number) else float(struct.unpack("f", struct.pack("f", number))[0])
 
 
 def _binary(value: Any) -> bytes:
@@ -185,9 +181,7 @@ def _decimal(scale: int) -> Reader:
                 "or correct it at the source"
             )
         number = Decimal(value)
-        fixed = (
-            number if -int(number.as_tuple().exponent) == scale else number.quantize(quantum, context=_EXACT)
-        )
+        fixed = number if -int(number.as_tuple().exponent) == scale else number.quantize(quantum, context=_EXACT)
         if fixed != number:
             raise ValueRefused(f"{value} has more than {scale} digits after the point")
         return fixed
@@ -277,10 +271,7 @@ def _resolve(schema: dict[str, Any]) -> tuple[str, Reader]:
     if name in _SEMANTIC:
         return _SEMANTIC[name]
     kind = schema.get("type")
-    if (
-        parameters.get("__debezium.source.column.type", "").upper() in ("NUMERIC", "DECIMAL")
-        and kind == "string"
-    ):
+    if parameters.get("__debezium.source.column.type", "").upper() in ("NUMERIC", "DECIMAL") and kind == "string":
         return _numeric(parameters)
     if kind == "array":
         return _element(schema)
@@ -301,9 +292,7 @@ def column_type(field: dict[str, Any], *, name: str | None = None, as_text: bool
         parameters.get("__debezium.source.column.length"),
         parameters.get("__debezium.source.column.scale"),
     )
-    detail = (
-        f"({length}{',' + scale if scale else ''})" if length and str(source).upper() == "NUMERIC" else ""
-    )
+    detail = f"({length}{',' + scale if scale else ''})" if length and str(source).upper() == "NUMERIC" else ""
     kind, read = ("string", _declared_text) if as_text else _resolve(field)
     return ColumnType(name or own, kind, _guarded(read, name or own), f"{str(source).lower()}{detail}", own)
 
@@ -340,9 +329,7 @@ def same(left: Any, right: Any) -> bool:
         return True
     if left.__class__ is not float or right.__class__ is not float:
         return bool(left == right)
-    return (left == right and math.copysign(1, left) == math.copysign(1, right)) or (
-        left != left and right != right
-    )
+    return (left == right and math.copysign(1, left) == math.copysign(1, right)) or (left != left and right != right)
 
 
 def canonical(value: Any) -> Any:

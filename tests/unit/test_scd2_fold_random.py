@@ -18,8 +18,8 @@ KEYS = 4
 TEXTS = ["x", "y", "", None]
 
 
-def _statement(dice: random.Random, tx: Transaction) -> None:
-    here, free = sorted(tx.rows), [key for key in range(KEYS) if key not in tx.rows]
+def _statement(dice: random.Random, tx: Transaction, keys: int) -> None:
+    here, free = sorted(tx.rows), [key for key in range(keys) if key not in tx.rows]
     choice = dice.random()
     values = {"a": dice.choice(TEXTS), "b": dice.choice([1, 2, None]), "note": dice.choice(TEXTS)}
     if dice.random() < 0.4:
@@ -38,17 +38,19 @@ def _statement(dice: random.Random, tx: Transaction) -> None:
         tx.swap(*dice.sample(here, 2))
 
 
-def history(seed: int, *, full: bool, untracked: frozenset[str]) -> tuple[Source, Oracle]:
+def history(
+    seed: int, *, full: bool, untracked: frozenset[str], keys: int = KEYS, transactions: int = 14
+) -> tuple[Source, Oracle]:
     """Run random transactions; the clock may step back, and transactions may log before earlier ones commit."""
     dice = random.Random(seed)
     source, oracle = Source(full=full), Oracle(untracked)
     clock = 1_000_000
-    for _ in range(dice.randint(1, 14)):
+    for _ in range(dice.randint(1, transactions)):
         clock += dice.choice([0, 0, 1, 5, 1000, -3])
         early = dice.random() < 0.3
         tx = source.begin(clock, lsn=dice.randint(0, source._lsn) if early else None)
         for _ in range(dice.randint(1, 6)):
-            _statement(dice, tx)
+            _statement(dice, tx, keys)
         before, after = source.rows, tx.rows
         if tx.sent:
             tx.commit()
@@ -60,7 +62,7 @@ def history(seed: int, *, full: bool, untracked: frozenset[str]) -> tuple[Source
     return source, oracle
 
 
-def _deliveries(dice: random.Random, source: Source) -> list[list[Any]]:
+def deliveries(dice: random.Random, source: Source) -> list[list[Any]]:
     """The transactions in any order, some of them twice, cut into batches anywhere between them."""
     transactions = list(source.messages)
     if dice.random() < 0.7:
@@ -94,7 +96,7 @@ def test_property_3_any_split_order_and_redelivery_gives_the_history_of_the_sour
     whole.merge([raw for group in source.messages for raw in group])
     assert whole.facts() == oracle.facts()
     parts = Memory(untracked)
-    for batch in _deliveries(dice, source):
+    for batch in deliveries(dice, source):
         parts.merge(batch)
     assert parts.facts() == oracle.facts()
     assert parts.everything() == whole.everything()
