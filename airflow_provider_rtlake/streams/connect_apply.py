@@ -271,10 +271,28 @@ class ConnectorDeployment:
         done = [self._apply(one) for one in self.prepare(declarations)]
         for plan in self._undeclared(declarations, prune=prune):
             if plan.action == "delete":
-                self.say(f"{plan.connector}: deleted, no declaration names it")
-                self.connect.delete(plan.connector)
+                self._prune(declarations, plan.connector)
             done.append(Applied(plan, plan.action == "delete", None))
         return done
+
+    def _prune(self, declarations: Declarations, name: str) -> None:
+        """Delete an undeclared connector and its offsets; its slot, too, where it is on a declared source's server."""
+        config = self.connect.config(name) or {}
+        running = epoch_of(config)
+        if running is not None:
+            record_epoch(self.kafka, name, Decision(running, "deleted"))
+        self.connect.stop(name)
+        self._forget(name)
+        self.connect.delete(name)
+        self.say(f"{name}: deleted, no declaration names it")
+        where = (config.get("database.hostname"), config.get("database.port"))
+        for connector in declarations.connectors:
+            access = self.access(connector.database.connection)
+            if running is not None and (access.host, str(access.port)) == where:
+                with access.connect() as connection:
+                    drop_slot(connection, config["slot.name"])
+                return
+        self.say(f"{name}: its replication slot {config.get('slot.name', '')} was left: drop it if nobody needs it")
 
     def _apply(self, one: Prepared) -> Applied:
         name = one.connector.connector
@@ -288,7 +306,7 @@ class ConnectorDeployment:
         elif one.plan.action == "update":
             self.say(f"{name}: configuration updated ({len(one.plan.settings)} settings)")
             self.connect.update(name, one.desired)
-        resumed = self._resume(name)
+        resumed = not one.decision.new and self._resume(name)
         status, restarted = self._wait_running(name)
         snapshots = self._read_added_tables(one)
         return Applied(
@@ -325,6 +343,7 @@ class ConnectorDeployment:
                 if drop_slot(connection, slot):
                     self.say(f"{name}: replication slot {slot} dropped")
         self.connect.update(name, one.desired)
+        self.connect.resume(name)
 
     def _forget(self, name: str) -> None:
         """Wait until no task runs, then delete the offsets."""
@@ -394,7 +413,7 @@ class ConnectorDeployment:
             while not read_slot(connection, one.connector.slot_name).active:
                 if time.monotonic() > deadline:
                     raise WaitTimeout(
-                        f"connector {one.connector.connector}: nobody reads its replication slot after {self.limit:.0f} s"
+                        f"connector {one.connector.connector}: its slot is not read after {self.limit:.0f} s"
                     )
                 time.sleep(_POLL_SECONDS)  # between two looks at the slot
 

@@ -10,7 +10,8 @@ class Column:
     """One column of a source table.
 
     :param name: as PostgreSQL spells it.
-    :param type: ``format_type`` without modifiers: ``numeric``, ``timestamp with time zone``, ``integer[]``, an enum's name.
+    :param type: ``format_type`` without modifiers: ``numeric``, ``timestamp with time zone``, ``integer[]``, an enum's
+        name; of a domain its base type's.
     :param precision: numeric precision, or a character type's length; None where there is none.
     :param scale: numeric scale.
     :param nullable: whether NULL is allowed.

@@ -67,7 +67,8 @@ def read_slot(connection: Connection, slot: str) -> SlotState:
         ).fetchone()
         row = connection.execute(
             "SELECT active, wal_status = 'lost' OR conflicting IS TRUE AS lost,"
-            " (pg_current_wal_lsn() - confirmed_flush_lsn)::bigint AS lag FROM pg_replication_slots WHERE slot_name = %s",
+            " (pg_current_wal_lsn() - confirmed_flush_lsn)::bigint AS lag"
+            " FROM pg_replication_slots WHERE slot_name = %s",
             (slot,),
         ).fetchone()
     if server is None:
@@ -136,8 +137,9 @@ def _identities(
             continue
         if not table.owned:
             raise UserError(
-                f"{stream.source} needs REPLICA IDENTITY FULL and the deployment's role does not own it; let its owner run"
-                f" ALTER TABLE {_name(stream)} REPLICA IDENTITY FULL, or write replica_identity: keep and realtime: false"
+                f"{stream.source} needs REPLICA IDENTITY FULL and the deployment's role does not own it; let its owner"
+                f" run ALTER TABLE {_name(stream)} REPLICA IDENTITY FULL, or write replica_identity: keep and"
+                " realtime: false"
             )
         rows = connection.execute(
             "SELECT format('%%I.%%I', n.nspname, c.relname) AS name FROM pg_class root"
@@ -206,7 +208,7 @@ def _publication(connection: Connection, connector: Connector) -> Iterator[Sourc
         return
     if not row["owned"]:
         raise UserError(
-            f"the publication {connector.publication} belongs to another role; choose another name for it (publication: …)"
+            f"the publication {connector.publication} belongs to another role; declare another name (publication: …)"
         )
     if row["puballtables"]:
         yield SourceChange(

@@ -90,7 +90,7 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._one(names[1], names[2:], body, parse_qs(parts.query))
 
-    do_GET = do_POST = do_PUT = do_DELETE = _handle  # noqa: N815
+    do_GET = do_POST = do_PUT = do_DELETE = _handle
 
     def _plugins(self, names: list[str], body: dict[str, str]) -> None:
         if len(names) == 1:
