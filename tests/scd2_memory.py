@@ -13,7 +13,7 @@ from airflow_provider_rtlake.scd2.fold import Mark, Version
 from airflow_provider_rtlake.scd2.plan import Plan, Stored, plan_merge
 from airflow_provider_rtlake.scd2.position import Position
 
-FOREVER = Patience(0, 10**18)
+FOREVER = Patience(0, 10**18, 10**18)
 
 
 class Memory:
@@ -123,7 +123,4 @@ class Memory:
 
     def everything(self) -> dict[str, list[Version]]:
         """Whole versions, with their origin."""
-        return {
-            key: [found.version for found in group]
-            for key, group in self._by_key().items()
-        }
+        return {key: [found.version for found in group] for key, group in self._by_key().items()}

@@ -34,9 +34,7 @@ def histories(folder: Path, tables: list[str] | None) -> list[Stream]:
     :param tables: only these.
     :raises UserError: one of them is not declared, or keeps no history.
     """
-    declared = {
-        stream.source: stream for connector in load_connectors(folder) for stream in connector.streams
-    }
+    declared = {stream.source: stream for connector in load_connectors(folder) for stream in connector.streams}
     kept = {source: stream for source, stream in declared.items() if stream.history_table is not None}
     for source in tables or ():
         if source not in kept:
@@ -52,26 +50,25 @@ def merge(
     home: Home = None,
     as_json: AsJson = False,
     patience: Annotated[
-        float,
-        typer.Option(help="Seconds that an incomplete transaction or snapshot holds back what follows it."),
-    ] = 60.0,
+        float, typer.Option(help="Seconds that an incomplete transaction holds back what follows it.")
+    ] = 300.0,
+    snapshot_patience: Annotated[
+        float, typer.Option(help="Seconds that a snapshot whose end nothing tells waits for more rows.")
+    ] = 20.0,
 ) -> None:
     """Merge what is new into the histories: the same job as the Airflow operator's, in one Spark session."""
     stack = Stack.load(home)
-    requests = [request_for(stream, patience_seconds=patience) for stream in histories(connectors, tables)]
+    requests = [
+        request_for(stream, patience_seconds=patience, snapshot_patience_seconds=snapshot_patience)
+        for stream in histories(connectors, tables)
+    ]
     results = run(requests, home=stack.home)
     if as_json:
         typer.echo(json.dumps({"ok": True, "merges": results}))
         return
     for result in results:
-        state = (
-            f"{result['changes']} changes up to {result['position']}" if result["changed"] else "nothing new"
-        )
-        waiting = (
-            f", {result['waiting']} changes wait for the rest of their transactions"
-            if result["waiting"]
-            else ""
-        )
+        state = f"{result['changes']} changes up to {result['position']}" if result["changed"] else "nothing new"
+        waiting = f", {result['waiting']} changes wait for the rest of their transactions" if result["waiting"] else ""
         typer.echo(f"{result['table']}: {state}{waiting} ({result['seconds']} s)")
 
 

@@ -84,14 +84,20 @@ class Patience:
 
     :param now: microseconds UTC.
     :param limit: microseconds since its newest message arrived in Kafka.
+    :param snapshot_limit: the same for a snapshot whose end nothing tells.
     """
 
     now: int
     limit: int
+    snapshot_limit: int
 
     def spent(self, kafka_ts: int) -> bool:
-        """Whether something that arrived then has waited long enough."""
+        """Whether a transaction has waited long enough."""
         return self.now - kafka_ts > self.limit
+
+    def spent_on_snapshot(self, kafka_ts: int) -> bool:
+        """Whether a snapshot has waited long enough."""
+        return self.now - kafka_ts > self.snapshot_limit
 
 
 def cut(
@@ -122,7 +128,7 @@ def cut(
     groups: dict[tuple[int, int, int, int], list[Change]] = {}
     for change in fresh:
         groups.setdefault(change.transaction, []).append(change)
-    known = _first_ends(ends, end_lsn)
+    known = _first_ends(ends, _used_up_to(fresh, reached, end_lsn))
     complete = _complete(groups, known, patience, result) if ends is not None else dict.fromkeys(groups, True)
     _hold_snapshots(groups, complete, reached, patience, streaming_at, result)
     blocked = False
@@ -132,8 +138,18 @@ def cut(
         (result.pending if blocked else result.ready).extend(groups[transaction])
         if not blocked:
             used.add(transaction[3])
-    _advance(result, known, used, patience)
+    _advance(result, reached.epoch if reached else None, known, used, patience)
     return result
+
+
+def _used_up_to(fresh: Iterable[Change], reached: Position | None, end_lsn: int) -> int:
+    """Transaction ends up to this log position are of published transactions: a redelivered one is known by it.
+
+    Log positions of two epochs cannot be compared: a new one may be another server's.
+    """
+    if reached is None or any(change.position.epoch != reached.epoch for change in fresh):
+        return 0
+    return max(end_lsn, reached.commit) if reached.phase != SNAPSHOT else end_lsn
 
 
 def _first_ends(ends: Iterable[TransactionEnd] | None, end_lsn: int) -> dict[int, TransactionEnd]:
@@ -195,7 +211,7 @@ def _hold_snapshots(
             or (newest is not None and newest > group[0].position)
             or streaming_at > arrived
         )
-        complete[transaction] = ended or patience.spent(arrived)
+        complete[transaction] = ended or patience.spent_on_snapshot(arrived)
         if ended and transaction[1] == SNAPSHOT:
             end = Position.end_of_snapshot(transaction[0])
             if reached is None or end > reached:
@@ -203,7 +219,9 @@ def _hold_snapshots(
                 result.marks.append(Mark("snapshot", end, None, latest))
 
 
-def _advance(result: Cut, ends: Mapping[int, TransactionEnd], used: set[int], patience: Patience) -> None:
+def _advance(
+    result: Cut, epoch: int | None, ends: Mapping[int, TransactionEnd], used: set[int], patience: Patience
+) -> None:
     if result.ready:
         newest = max(change.position for change in result.ready)
         result.reached = newest if result.reached is None else max(result.reached, newest)
@@ -212,7 +230,8 @@ def _advance(result: Cut, ends: Mapping[int, TransactionEnd], used: set[int], pa
     result.marks = [mark for mark in result.marks if first_pending is None or mark.position < first_pending]
     for mark in result.marks:
         result.reached = mark.position if result.reached is None else max(result.reached, mark.position)
-    result.end_lsn = max([result.end_lsn, *(ends[tx].lsn for tx in used if tx in ends)])
+    before = result.end_lsn if epoch is None or result.reached is None or result.reached.epoch == epoch else 0
+    result.end_lsn = max([before, *(ends[tx].lsn for tx in used if tx in ends)])
     result.ends = [end for end in ends.values() if end.tx not in used and not patience.spent(end.kafka_ts)]
 
 

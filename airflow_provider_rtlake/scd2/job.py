@@ -254,7 +254,12 @@ class Merge:
             ends, reached, streaming_at = self._ends(lake, checkpoint)
         groups = [(checkpoint.bronze_snapshot, self._waiting(bronze, checkpoint))]
         made, taken, seen = Cut(), 0, checkpoint.bronze_seen
-        patience = Patience(int(time.time() * 1e6), int(self._request.patience_seconds * 1e6))
+        request = self._request
+        patience = Patience(
+            now=int(time.time() * 1e6),
+            limit=int(request.patience_seconds * 1e6),
+            snapshot_limit=int(request.snapshot_patience_seconds * 1e6),
+        )
         while True:
             if taken < len(parts):
                 with self._steps.timed("read bronze"):

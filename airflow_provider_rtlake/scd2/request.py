@@ -27,7 +27,8 @@ class MergeRequest(BaseModel):
     :param catalog: name of the catalog in Spark's settings; the object store's keys come from Spark's environment.
     :param nessie_uri: Nessie's API v2; by default the catalog's ``uri``.
     :param main: the branch to publish on.
-    :param patience_seconds: how long an incomplete transaction or snapshot holds back what follows it.
+    :param patience_seconds: how long an incomplete transaction holds back what follows it.
+    :param snapshot_patience_seconds: how long a snapshot whose end nothing tells waits for more rows.
     :param max_rows: rows of bronze taken in one merge; more are taken in several.
     :param buckets: partitions of the last versions; by default chosen when the history is made.
     """
@@ -47,7 +48,8 @@ class MergeRequest(BaseModel):
     catalog: str = "nessie"
     nessie_uri: str | None = None
     main: str = "main"
-    patience_seconds: float = Field(default=60.0, ge=0)
+    patience_seconds: float = Field(default=300.0, ge=0)
+    snapshot_patience_seconds: float = Field(default=20.0, ge=0)
     max_rows: int = Field(default=400_000, ge=1)
     buckets: int | None = Field(default=None, ge=1, le=4096)
 

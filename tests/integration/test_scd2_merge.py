@@ -80,7 +80,7 @@ class Table:
             base=f"{name}_scd2",
             bronze=f"{name}_bronze",
             collection=COLLECTION,
-            **{"patience_seconds": 10**9, **request},
+            **{"patience_seconds": 10**9, "snapshot_patience_seconds": 10**9, **request},
         )
         spark.sql(
             f"CREATE TABLE nessie.{self.request.bronze} ({BRONZE}) USING iceberg PARTITIONED BY (dt) "

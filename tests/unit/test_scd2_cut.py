@@ -58,9 +58,33 @@ def test_a_transaction_that_never_becomes_whole_is_published_when_patience_is_sp
     source = Source()
     one = source.begin(10).insert(1).insert(2).commit()
     ends = [end(source, 1, one, count=3)]
-    assert made([one], ends, Patience(now=50, limit=100)).ready == []
-    found = made([one], ends, Patience(now=500, limit=100))
+    assert made([one], ends, Patience(now=50, limit=100, snapshot_limit=100)).ready == []
+    found = made([one], ends, Patience(now=500, limit=100, snapshot_limit=100))
     assert (len(found.ready), found.forced) == (2, 1)
+
+
+def test_a_redelivered_end_of_a_published_transaction_holds_back_nothing() -> None:
+    source, reader = Source(), ChangeReader()
+    one = source.begin(10).insert(1).commit()
+    first = end(source, 1, one)
+    found = made([one], [first])
+    two = source.begin(20).insert(2).commit()
+    again = TransactionEnd(9, first.tx, first.lsn, first.count, 0)
+    assert (found.end_lsn, found.ends) == (first.lsn, [])
+    changes = [reader.read(raw) for raw in two]
+    ends = [again, end(source, 3, two)]
+    after = cut(changes, ends, reached=found.reached, end_lsn=found.end_lsn, patience=FOREVER)
+    assert [change.tx for change in after.ready] == [502]
+    assert after.ends == []
+
+
+def test_log_positions_of_two_epochs_are_not_compared() -> None:
+    source = Source(epoch=2)
+    one = source.begin(10).insert(1).commit()
+    changes = [ChangeReader().read(raw) for raw in one]
+    ends = [end(source, 1, one)]
+    found = cut(changes, ends, reached=Position(1, 1, 10**12, 5), end_lsn=10**12, patience=FOREVER)
+    assert (len(found.ready), found.end_lsn) == (1, ends[0].lsn)
 
 
 def test_late_changes_are_never_held() -> None:
