@@ -25,7 +25,7 @@ from airflow_provider_rtlake.exceptions import NotFound, RtlakeError, UserError,
 from airflow_provider_rtlake.streams.model import Stream
 from airflow_provider_rtlake.streams.naming import quote_identifier as quoted
 
-_PAUSE = {"pinot": 0.005, "bronze": 0.1}  # seconds between two looks at a lane
+_PAUSE = {"pinot": 0.005, "bronze": 0.1, "history": 0.3}  # seconds between two looks at a lane
 _BARS = " ▁▂▃▄▅▆▇█"
 
 
@@ -119,7 +119,7 @@ class Meter:
         self._key = key
 
     def measure(
-        self, *, probes: int = 60, every: float = 0.2, rate: float = 200.0, limit: float = 60.0
+        self, *, probes: int = 60, every: float = 0.2, rate: float = 200.0, limit: float = 120.0
     ) -> dict[str, Samples]:
         """Send probes at a steady pace under load, and look for each in Pinot and in bronze.
 
@@ -160,11 +160,11 @@ class Meter:
             samples.missed = probes - len(samples.seconds)
         return results
 
-    def until_history(self, publish: Callable[[], None], *, limit: float = 300.0) -> Samples:
+    def until_history(self, publish: Callable[[], None], *, limit: float = 60.0) -> Samples:
         """From the commit of one change to the history on main that includes it.
 
         :param publish: starts whatever publishes the history; called once, after the commit.
-        :param limit: seconds.
+        :param limit: seconds that it may take after ``publish`` has returned.
         :raises WaitTimeout: not even Pinot shows the change.
         """
         samples, key = Samples(), self._keys(1)[0][0]
@@ -175,12 +175,26 @@ class Meter:
         while (wanted := self._positions([key])[key]) == before:
             if time.monotonic() - begin > limit:
                 raise WaitTimeout(f"Pinot {self._stream.pinot_current} did not show a change in {limit:.0f} s")
-        publish()
-        while time.monotonic() - begin < limit:
-            if self._history_position() >= wanted:
-                samples.seconds.append(time.monotonic() - begin)
-                return samples
-        samples.missed = 1
+        stop, errors = threading.Event(), list[BaseException]()
+
+        def look() -> None:
+            while not stop.is_set():
+                if self._history_position() >= wanted:
+                    samples.seconds.append(time.monotonic() - begin)
+                    return
+                stop.wait(_PAUSE["history"])
+
+        watcher = threading.Thread(target=_guard, args=(errors, stop, look))
+        watcher.start()
+        try:
+            publish()
+            watcher.join(timeout=limit)
+        finally:
+            stop.set()
+            watcher.join()
+        if errors:
+            raise errors[0]
+        samples.missed = 1 - len(samples.seconds)
         return samples
 
     def _history_position(self) -> str:

@@ -49,11 +49,6 @@ class Report:
         """Everything that is not as it should be, one line each."""
         found = [f"{hops.table}: {problem}" for hops in self.hops for problem in hops.problems]
         found += [f"{one.question}: {one.problem}" for one in self.answers if one.problem]
-        found += [
-            f"freshness of {lane}: {samples.missed} change(s) not seen in time"
-            for lane, samples in self.freshness.items()
-            if samples.missed
-        ]
         found += [f"{name}: {state.detail}" for name, state in self.services.items() if not state.healthy]
         return found
 
