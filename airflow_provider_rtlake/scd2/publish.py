@@ -69,8 +69,9 @@ class Publisher:
         :param message: of the commit on main.
         :raises Overtaken: main's history moved on; nothing was applied.
         """
-        written = self.snapshot(checkpoint, place.branch)
+        written = None
         try:
+            written = self.snapshot(checkpoint, place.branch)
             self._nessie.merge(place.branch, into=self._main, expected_hash=place.base, message=message)
         except ReferenceConflict as error:
             self.drop(place)
@@ -81,7 +82,7 @@ class Publisher:
             raise Overtaken(f"{self._table}: the merge's branch is gone, another merge took over: {error}") from error
         except ServiceUnavailable:
             # The answer was lost: the checkpoint on main tells whether the merge was applied.
-            if self.snapshot(checkpoint) != written:
+            if written is None or self.snapshot(checkpoint) != written:
                 raise
         self.drop(place)
 
