@@ -45,14 +45,19 @@ def ensure(artifacts: Iterable[Artifact], cache: Path, say: Say = lambda _: None
     for artifact in missing:
         if artifact.source == "pypi":
             _fetch_pypi(artifact, cache)
+    damaged = [a for a in maven if not matches(a, cache / a.cache_path)]
+    if damaged:  # perhaps the user's local repository holds a damaged copy: once past it
+        say(f"{len(damaged)} files are not as locked; fetching them past the local repository")
+        with tempfile.TemporaryDirectory(prefix="m2-", dir=cache) as fresh:
+            _fetch_maven(damaged, cache, [f"-Dmaven.repo.local={fresh}"])
     refused = [a for a in missing if not matches(a, cache / a.cache_path)]
     for artifact in refused:
         (cache / artifact.cache_path).unlink(missing_ok=True)
     if refused:
         names = ", ".join(a.name for a in refused)
         raise ArtifactRefused(
-            f"refused, sha256 is not that of the lock: {names}. The registry or the local repository "
-            "(~/.m2/repository) holds other bytes than the lock: remove that copy and try again"
+            f"refused, sha256 is not that of the lock: {names}. The registry or a mirror serves other bytes than "
+            "were locked: do not use them before you know why"
         )
     return missing
 
@@ -75,32 +80,39 @@ def maven_item(artifact: Artifact, cache: Path) -> str:
     return f"<artifactItem>{inner}</artifactItem>"
 
 
-def _module_pom(name: str, items: Sequence[str]) -> str:
-    group, artifact, version = DEPENDENCY_PLUGIN.split(":")
+def _pom(name: str, inner: str) -> str:
     return (
         '<project xmlns="http://maven.apache.org/POM/4.0.0"><modelVersion>4.0.0</modelVersion>'
         f"<groupId>rtlake</groupId><artifactId>{name}</artifactId><version>1</version><packaging>pom</packaging>"
-        f"<build><plugins><plugin><groupId>{group}</groupId><artifactId>{artifact}</artifactId><version>{version}</version>"
-        f"<configuration><artifactItems>{''.join(items)}</artifactItems></configuration></plugin></plugins></build></project>"
+        f"{inner}</project>"
     )
 
 
-def _fetch_maven(artifacts: Sequence[Artifact], cache: Path) -> None:
+def _lane_pom(name: str, items: Sequence[str]) -> str:
+    # Bound to a phase: called by its name, the goal would run for the parent alone.
+    group, artifact, version = DEPENDENCY_PLUGIN.split(":")
+    return _pom(
+        name,
+        f"<build><plugins><plugin><groupId>{group}</groupId><artifactId>{artifact}</artifactId>"
+        f"<version>{version}</version><executions><execution><phase>validate</phase><goals><goal>copy</goal></goals>"
+        f"<configuration><artifactItems>{''.join(items)}</artifactItems></configuration>"
+        "</execution></executions></plugin></plugins></build>",
+    )
+
+
+def _fetch_maven(artifacts: Sequence[Artifact], cache: Path, options: Sequence[str] = ()) -> None:
     lanes = min(_LANES, len(artifacts))
     # Largest first, dealt round, so that no lane gets all the large ones.
     ordered = sorted(artifacts, key=lambda a: -a.size)
     with tempfile.TemporaryDirectory(prefix="rtlake-mvn-") as temporary:
         root = Path(temporary)
-        modules = []
-        for lane in range(lanes):
-            folder = root / f"lane{lane}"
-            folder.mkdir()
-            items = [maven_item(a, cache) for a in ordered[lane::lanes]]
-            (folder / "pom.xml").write_text(_module_pom(f"lane{lane}", items))
-            modules.append(f"<module>lane{lane}</module>")
-        parent = _module_pom("fetch", []).replace("<build>", f"<modules>{''.join(modules)}</modules><build>")
-        (root / "pom.xml").write_text(parent.replace("<artifactItems></artifactItems>", "<skip>true</skip>"))
-        run_maven(["-T", str(lanes), "-f", str(root / "pom.xml"), f"{DEPENDENCY_PLUGIN}:copy"])
+        names = [f"lane{lane}" for lane in range(lanes)]
+        for lane, name in enumerate(names):
+            (root / name).mkdir()
+            (root / name / "pom.xml").write_text(_lane_pom(name, [maven_item(a, cache) for a in ordered[lane::lanes]]))
+        modules = "".join(f"<module>{name}</module>" for name in names)
+        (root / "pom.xml").write_text(_pom("fetch", f"<modules>{modules}</modules>"))
+        run_maven(["-T", str(lanes), "-f", str(root / "pom.xml"), *options, "validate"])
 
 
 def run_maven(arguments: Sequence[str]) -> str:

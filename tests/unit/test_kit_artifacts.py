@@ -210,3 +210,22 @@ def test_wanted_needs_its_versions(tmp_path: Path) -> None:
     assert resolve.load_wanted(path, {"a_version": "1.2"})["version"] == "1.2"
     with pytest.raises(UserError, match="a_version"):
         resolve.load_wanted(path, {})
+
+
+def test_every_lane_copies_its_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, str] = {}
+
+    def run(arguments: list[str]) -> str:
+        parent = Path(arguments[arguments.index("-f") + 1])
+        assert arguments[-1] == "validate", "the goal is bound to a phase: by name it runs for the parent alone"
+        seen.update({p.parent.name: p.read_text() for p in parent.parent.glob("*/pom.xml")})
+        assert all(f"<module>{name}</module>" in parent.read_text() for name in seen)
+        return ""
+
+    monkeypatch.setattr(fetch, "run_maven", run)
+    wanted = [Artifact("maven", f"g:a{n}:1", f"a{n}-1.jar", "", n) for n in range(9)]
+    fetch._fetch_maven(wanted, tmp_path)
+    assert len(seen) == 4
+    for artifact in wanted:
+        assert sum(f"<destFileName>{artifact.file}<" in pom for pom in seen.values()) == 1
+    assert all("<phase>validate</phase><goals><goal>copy</goal></goals>" in pom for pom in seen.values())
