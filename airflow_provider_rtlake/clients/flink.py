@@ -28,6 +28,8 @@ from airflow_provider_rtlake.exceptions import (
 )
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0  # seconds between two polls: doubles from the first to the longest
+# What a JobManager answers with status 500 while it or its jobs come back after a fault
+_COMING_BACK = ("UnavailableDispatcherOperationException", "RecipientUnreachableException", "FencingTokenException")
 _CAUSE = re.compile(r"^(?:Caused by: |\[?CIRCULAR REFERENCE:\s*)?([\w.$]+(?:Exception|Error|Throwable)\b.*)$")
 
 
@@ -165,7 +167,8 @@ class _FlinkRest(RestClient):
             errors = [text]
         trace = "\n".join(str(error) for error in errors)
         message = f"{method} {path} answered {response.status_code}: {root_cause(trace)}"
-        return type(plain)(self.service, message, status=response.status_code, body=trace)
+        kind = ServiceUnavailable if any(name in trace for name in _COMING_BACK) else type(plain)
+        return kind(self.service, message, status=response.status_code, body=trace)
 
 
 class FlinkClient:
@@ -446,6 +449,8 @@ class FlinkClient:
                 job = self.job(job_id)
             except JobNotFound:
                 return None
+            except ServiceUnavailable:  # the JobManager is coming back
+                continue
             if job.state.is_terminal:
                 return job.state
         raise WaitTimeout(f"Flink: job {job_id} did not end within {timeout:g} s")
@@ -453,7 +458,10 @@ class FlinkClient:
     def _wait(self, job_id: str, reached: Any, timeout: float, what: str) -> Job:
         job: Job | None = None
         for _ in pauses(timeout):
-            job = self.job(job_id)
+            try:
+                job = self.job(job_id)
+            except ServiceUnavailable:  # the JobManager is coming back
+                continue
             if reached(job):
                 return job
             if job.state.is_terminal:

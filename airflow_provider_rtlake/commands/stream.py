@@ -75,6 +75,11 @@ def settings_of(stack: Stack) -> LaneSettings:
     ).tuned(stack.connection("rtlake_flink").extra)
 
 
+def _kafka(stack: Stack) -> KafkaClient:
+    # its own remarks at level INFO are of no use to a user
+    return KafkaClient({"bootstrap.servers": stack.kafka_bootstrap, "log_level": 3})
+
+
 @contextmanager
 def flink_of(stack: Stack) -> Iterator[FlinkClient]:
     """A client of the stack's Flink.
@@ -111,7 +116,7 @@ def workshop(home: Path | None, folder: Path) -> Iterator[Workshop]:
     settings = settings_of(stack)
     lanes = lanes_of(connectors, schemas, settings)
     with flink_of(stack) as client:
-        runner = LaneRunner(client, settings, KafkaClient({"bootstrap.servers": stack.kafka_bootstrap}))
+        runner = LaneRunner(client, settings, _kafka(stack))
         yield Workshop(stack, connectors, schemas, lanes, runner)
 
 
@@ -241,7 +246,7 @@ def _letters(
     home: Path | None, folder: Path, table: str | None, everything: bool = False
 ) -> tuple[KafkaClient, list[tuple[Connector, DeadLetter]]]:
     connectors = load_connectors(folder)
-    kafka = KafkaClient({"bootstrap.servers": Stack.load(home).kafka_bootstrap})
+    kafka = _kafka(Stack.load(home))
     topic = stream_of(connectors, table).topic if table else None
     found = [
         (connector, letter)

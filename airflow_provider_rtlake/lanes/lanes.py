@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from airflow_provider_rtlake.clients.flink import FlinkClient, Job
 from airflow_provider_rtlake.clients.kafka import KafkaClient
-from airflow_provider_rtlake.exceptions import UserError
+from airflow_provider_rtlake.exceptions import JobNotFound, ServiceUnavailable, UserError
 from airflow_provider_rtlake.flink_sql.bronze import bronze_job, transactions_job
 from airflow_provider_rtlake.flink_sql.job import RenderedJob, StartPoint
 from airflow_provider_rtlake.flink_sql.realtime import realtime_job
@@ -202,12 +202,19 @@ class LaneRunner:
             "lag": self.lag(lane),
         }
         if newest:
-            checkpoints = self.client.checkpoints(newest.job_id)
-            result["checkpoints"] = checkpoints.completed
-            result["checkpoint_ms"] = checkpoints.latest_ms
-            failure = self.client.exception(newest.job_id)
-            result["last_exception"] = failure[0] if failure else None
+            result.update(self._detail(newest.job_id))
         return result
+
+    def _detail(self, job_id: str) -> dict[str, Any]:
+        try:
+            checkpoints, failure = self.client.checkpoints(job_id), self.client.exception(job_id)
+        except (ServiceUnavailable, JobNotFound):  # it is coming back after a fault, or was forgotten meanwhile
+            return {}
+        return {
+            "checkpoints": checkpoints.completed,
+            "checkpoint_ms": checkpoints.latest_ms,
+            "last_exception": failure[0] if failure else None,
+        }
 
     def lag(self, lane: Lane) -> int | None:
         """How many messages of its topic a lane has not committed; None where its topic is not there.
