@@ -273,6 +273,9 @@ def bench(stack: Stack) -> Iterator[Bench]:
         stream = made.stream
         topics = [stream.topic, stream.current_topic, stream.history_topic, connector.dead_letter_topic]
         kafka.delete([str(topic) for topic in [*topics, connector.transaction_topic]])
+        trino_at = stack.connection("rtlake_trino")
+        with trino.dbapi.connect(host=trino_at.host, port=trino_at.port, user="rtlake-tests") as connection:
+            connection.cursor().execute(f"DROP TABLE IF EXISTS nessie.{stream.bronze_table}").fetchall()
 
 
 @pytest.mark.timeout(1500)
