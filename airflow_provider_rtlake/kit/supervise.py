@@ -185,15 +185,14 @@ def _systemctl(*arguments: str) -> str:
 
 
 def orphans(home: Path) -> list[psutil.Process]:
-    """Services that outlived their supervisord (it was killed): nobody's children, working in a component's folder.
+    """Services that outlived their supervisord (it was killed): nobody's children, at work below ``var/``.
 
     :param home: RTLAKE_HOME.
     """
-    folders = {str(p) for p in (home / "var").glob("*")}
     found = []
     for process in psutil.process_iter(["ppid"]):
         try:
-            if process.info["ppid"] == 1 and process.cwd() in folders:
+            if process.info["ppid"] == 1 and Path(process.cwd()).is_relative_to(home / "var"):
                 found.append(process)
         except psutil.Error:
             continue
