@@ -25,7 +25,6 @@ class Wanted:
     """What the machine must offer.
 
     :param home: RTLAKE_HOME.
-    :param project: the checkout.
     :param supervisor: ``supervisord`` or ``systemd``.
     :param ports: port of each thing that listens.
     :param memory_mb: MB of resident memory that the services need.
@@ -33,7 +32,6 @@ class Wanted:
     """
 
     home: Path
-    project: Path
     supervisor: str
     ports: Mapping[str, int]
     memory_mb: int
@@ -121,8 +119,8 @@ def _home(wanted: Wanted) -> list[str]:
         problems.append(f"{wanted.home} is too long a path for a socket in it; choose a shorter RTLAKE_HOME")
     if os.geteuid() == 0:  # some services run under other users, who must come through
         reached = [wanted.home]
-        if wanted.supervisor == "systemd":  # all of them, Airflow's with the checkout's DAGs and this Python
-            reached += [wanted.project, Path(sys.base_prefix)]
+        if wanted.supervisor == "systemd":  # all of them, with this Python; of the project they read a copy
+            reached.append(Path(sys.base_prefix))
         problems += _closed(reached)
     return problems
 

@@ -15,7 +15,6 @@ short_description: System, memory, disk, Java and ports
 description: Fails with every problem at once, each with what to do. Returns facts for the roles.
 options:
   home: {description: RTLAKE_HOME, type: path, required: true}
-  project: {description: The checkout, type: path, required: true}
   supervisor: {description: Who runs the services, type: str, required: true}
   components: {description: What will run, type: list, elements: str, required: true}
   ports: {description: Port of each name, type: dict, required: true}
@@ -28,7 +27,6 @@ EXAMPLES = r"""
 - name: Preflight
   rtlake_preflight:
     home: /opt/rtlake
-    project: /srv/rtlake
     supervisor: systemd
     components: [kafka]
     ports: {kafka: 9092}
@@ -46,7 +44,6 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "home": {"type": "path", "required": True},
-            "project": {"type": "path", "required": True},
             "supervisor": {"type": "str", "required": True},
             "components": {"type": "list", "elements": "str", "required": True},
             "ports": {"type": "dict", "required": True},
@@ -65,7 +62,6 @@ def main() -> None:
     p = module.params
     wanted = preflight.Wanted(
         home=Path(p["home"]),
-        project=Path(p["project"]),
         supervisor=p["supervisor"],
         ports={
             f"{c}: {n}": int(p["ports"][n]) for c in p["components"] for n in p["component_ports"].get(c, [])

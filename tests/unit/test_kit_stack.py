@@ -163,7 +163,7 @@ def test_a_process_in_our_folders_is_ours(tmp_path: Path) -> None:
 
 def test_too_little_memory_says_how_much(tmp_path: Path) -> None:
     wanted = preflight.Wanted(
-        home=tmp_path, project=tmp_path, supervisor="supervisord", ports={}, memory_mb=10**9, disk_mb=10**12
+        home=tmp_path, supervisor="supervisord", ports={}, memory_mb=10**9, disk_mb=10**12
     )
     _, problems = preflight.check(wanted)
     assert any("MB of memory" in p and "--only" in p for p in problems)
