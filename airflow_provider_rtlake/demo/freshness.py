@@ -25,7 +25,7 @@ from airflow_provider_rtlake.exceptions import NotFound, RtlakeError, UserError,
 from airflow_provider_rtlake.streams.model import Stream
 from airflow_provider_rtlake.streams.naming import quote_identifier as quoted
 
-_PAUSE = {"pinot": 0.005, "bronze": 0.1, "history": 0.3}  # seconds between two looks at a lane
+_PAUSE = {"pinot": 0.005, "bronze": 0.3, "history": 0.3}  # seconds between two looks at a lane
 _BARS = " ▁▂▃▄▅▆▇█"
 
 
@@ -119,10 +119,13 @@ class Meter:
         self._key = key
 
     def measure(
-        self, *, probes: int = 60, every: float = 0.2, rate: float = 200.0, limit: float = 120.0
-    ) -> dict[str, Samples]:
-        """Send probes at a steady pace under load, and look for each in Pinot and in bronze.
+        self, lane: str, *, probes: int = 60, every: float = 0.2, rate: float = 200.0, limit: float = 120.0
+    ) -> Samples:
+        """Send probes at a steady pace under load, and look for each in one lane.
 
+        Lanes are measured one after another: a reader's queries take the same processors as the lanes.
+
+        :param lane: ``pinot`` or ``bronze``.
         :param probes: how many.
         :param every: seconds between two.
         :param rate: changes a second of the load beside them; 0 for none.
@@ -130,35 +133,25 @@ class Meter:
         :raises UserError: the table holds too few rows.
         """
         keys, load_keys = self._keys(probes)
-        flight = _Flight(keys)
-        lanes = {"pinot": self._pinot_look(keys), "bronze": self._bronze_look()}
-        results = {lane: Samples() for lane in lanes}
-        stop = threading.Event()
+        flight, samples, stop = _Flight(keys), Samples(), threading.Event()
+        look = self._pinot_look(keys) if lane == "pinot" else self._bronze_look()
         errors: list[BaseException] = []
-        threads = [
-            threading.Thread(target=_guard, args=(errors, stop, self._watch, flight, lane, look, results[lane], stop))
-            for lane, look in lanes.items()
-        ]
+        threads = [threading.Thread(target=_guard, args=(errors, stop, self._watch, flight, lane, look, samples, stop))]
         if rate > 0:
             threads.append(threading.Thread(target=_guard, args=(errors, stop, self._load, load_keys, rate, stop)))
         for thread in threads:
             thread.start()
         try:
             self._send(flight, every, stop)
-            deadline = time.monotonic() + limit
-            while time.monotonic() < deadline and not stop.is_set():
-                if all(flight.finished(lane) for lane in lanes):
-                    break
-                stop.wait(0.05)
+            threads[0].join(timeout=limit)
         finally:
             stop.set()
             for thread in threads:
-                thread.join(timeout=limit)
+                thread.join()
         if errors:
             raise errors[0]
-        for samples in results.values():
-            samples.missed = probes - len(samples.seconds)
-        return results
+        samples.missed = probes - len(samples.seconds)
+        return samples
 
     def until_history(self, publish: Callable[[], None], *, limit: float = 60.0) -> Samples:
         """From the commit of one change to the history on main that includes it.

@@ -139,7 +139,9 @@ class Demo:
 
     def _freshness(self, sales: Stream) -> None:
         with self._steps.step("Freshness at 200 changes a second"):
-            self.report.freshness.update(Meter(self._access, sales).measure())
+            meter = Meter(self._access, sales)
+            self.report.freshness["pinot"] = meter.measure("pinot")
+            self.report.freshness["bronze"] = meter.measure("bronze", probes=10, every=1.0)
 
     def _histories(self, sales: Stream | None) -> None:
         dags = self._airflow.dags("scd2_")
