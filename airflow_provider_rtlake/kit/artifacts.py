@@ -231,17 +231,32 @@ def _wanted(artifact: Artifact, name: str) -> str | None:
 def _unpack_tar(artifact: Artifact, archive: Path, into: Path) -> None:
     # tarfile's own filters are missing in the Pythons that Debian 12 and Ubuntu 22.04 ship.
     root = into.resolve()
+    unpacked: dict[int, Path] = {}  # where the content lies in the archive → the file that has it
     with tarfile.open(archive) as tar:
-        for member in tar.getmembers():
-            path = _wanted(artifact, member.name)
-            if path is not None:
-                tar.extract(_harmless(tar, member, path, root), root)
+        wanted = [(_content(tar, one), one.name, _wanted(artifact, one.name)) for one in tar.getmembers()]
+        # In the order of the contents: each step back would decompress the archive from its beginning again.
+        for member, name, path in sorted(wanted, key=lambda one: one[0].offset_data):
+            if path is None:
+                continue
+            entry = _harmless(tar, member, name, path, root)
+            twin = unpacked.get(member.offset_data)
+            if twin is not None and member.isreg() and member.size:
+                (root / path).parent.mkdir(parents=True, exist_ok=True)
+                os.link(twin, root / path)
+                continue
+            tar.extract(entry, root)
+            if member.isreg() and member.size:
+                unpacked[member.offset_data] = root / path
 
 
-def _harmless(tar: tarfile.TarFile, member: tarfile.TarInfo, path: str, root: Path) -> tarfile.TarInfo:
-    original = member
-    while member.islnk():  # a hard link names its target as the archive does: store the content instead
+def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> tarfile.TarInfo:
+    """The member that holds the content: a hard link names another one, as the archive spells it."""
+    while member.islnk():
         member = tar.getmember(member.linkname)
+    return member
+
+
+def _harmless(tar: tarfile.TarFile, member: tarfile.TarInfo, name: str, path: str, root: Path) -> tarfile.TarInfo:
     entry = copy.copy(member)
     entry.name, entry.uid, entry.gid = path, os.geteuid(), os.getegid()
     entry.uname = entry.gname = ""
@@ -250,7 +265,7 @@ def _harmless(tar: tarfile.TarFile, member: tarfile.TarInfo, path: str, root: Pa
     link = (target.parent / member.linkname).resolve() if member.issym() else root
     regular = member.isreg() or member.isdir() or member.issym()
     if not regular or not target.is_relative_to(root) or not link.is_relative_to(root):
-        raise ArtifactRefused(f"{tar.name!r}: {original.name} would leave its folder or is no plain file")
+        raise ArtifactRefused(f"{tar.name!r}: {name} would leave its folder or is no plain file")
     return entry
 
 
