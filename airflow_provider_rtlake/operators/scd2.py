@@ -10,11 +10,9 @@ from typing import Any
 from airflow.providers.apache.spark.operators.spark_submit import SparkSubmitOperator
 from airflow.providers.common.compat.sdk import Context
 
-from airflow_provider_rtlake.exceptions import TransientError
 from airflow_provider_rtlake.operators.errors import no_retry_of_terminal_errors
-from airflow_provider_rtlake.scd2.publish import Overtaken
 from airflow_provider_rtlake.scd2.request import request_for
-from airflow_provider_rtlake.scd2.submit import APPLICATION, Desk, environment
+from airflow_provider_rtlake.scd2.submit import APPLICATION, SPARK_SETTINGS, Desk, JobDied, environment
 from airflow_provider_rtlake.streams.model import Stream
 
 
@@ -43,9 +41,7 @@ class IcebergScd2MergeOperator(SparkSubmitOperator):
         driver_memory: str | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(
-            application=APPLICATION, conn_id=conn_id, driver_memory=driver_memory, durable=False, **kwargs
-        )
+        super().__init__(application=APPLICATION, conn_id=conn_id, driver_memory=driver_memory, durable=False, **kwargs)
         self.stream = stream
         self.conn_id = conn_id
         self.settings = settings
@@ -62,6 +58,7 @@ class IcebergScd2MergeOperator(SparkSubmitOperator):
             request = request_for(self.stream, **dict(self.settings or {}))
             self.name = f"scd2 {request.history}"
             self.application_args = desk.arguments([request])
+            self.conf = {**SPARK_SETTINGS, **(self.conf or {})}
             self.env_vars = {**environment(), **(self.env_vars or {})}
             try:
                 super().execute(context)
@@ -77,7 +74,5 @@ class IcebergScd2MergeOperator(SparkSubmitOperator):
         """The job's own account of its failure, where it left one, says more than an exit code."""
         try:
             desk.outcome()
-        except Overtaken:
-            raise
-        except TransientError:
+        except JobDied:
             return

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+import traceback
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -589,7 +590,8 @@ def _summed(request: MergeRequest, outcomes: Sequence[Outcome]) -> dict[str, Any
 def merge_tables(spark: Any, requests: Sequence[MergeRequest]) -> list[dict[str, Any]]:
     """Merge tables one after the other in one session; a table that fails does not stop the others.
 
-    :return: one result for each; a failed one has ``error`` (``refused``, ``overtaken`` or ``terminal``)
+    :return: one result for each; a failed one has ``error`` (``refused``, ``overtaken``, ``terminal`` or
+        ``failed``)
         and ``message``.
     """
     results = []
@@ -608,9 +610,21 @@ def merge_tables(spark: Any, requests: Sequence[MergeRequest]) -> list[dict[str,
             }
         except TerminalError as error:
             result = {"table": request.history, "error": "terminal", "message": f"{request.history}: {error}"}
+        except Exception as error:  # a service that does not answer, or a defect: the other tables go on all the same
+            traceback.print_exc()
+            result = {
+                "table": request.history,
+                "error": "failed",
+                "message": f"{request.history}: {_first_lines(error)}",
+            }
         print(f"scd2 merge: {json.dumps(result)}", flush=True)
         results.append(result)
     return results
+
+
+def _first_lines(error: Exception) -> str:
+    """An error's own words, without the pages of Java's stack that Spark appends."""
+    return f"{type(error).__name__}: " + " ".join(str(error).split("\tat ", 1)[0].split())[:2000]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

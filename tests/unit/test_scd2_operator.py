@@ -58,6 +58,7 @@ def test_the_desk_is_private_and_keeps_what_is_asked(tmp_path: Path) -> None:
     [
         ({"error": "refused", "rule": "r", "keys": ["k"], "message": "t: r: key k"}, Refused, "t: r: key k"),
         ({"error": "overtaken", "message": "another"}, Overtaken, "another"),
+        ({"error": "failed", "message": "no answer"}, TransientError, "no answer"),
         ({"error": "terminal", "message": "both types"}, TerminalError, "both types"),
     ],
 )
