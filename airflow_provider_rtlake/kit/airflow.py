@@ -85,7 +85,7 @@ def command(stack: Stack, arguments: Sequence[str]) -> list[str]:
     :param arguments: as after ``airflow``.
     """
     user = account(stack)
-    prefix = ["runuser", "-u", user, "--"] if user else []
+    prefix = ["/usr/sbin/runuser", "-u", user, "--"] if user else []  # not on the services' PATH
     return [*prefix, str(stack.home / "venv" / "bin" / "airflow"), *arguments]
 
 
