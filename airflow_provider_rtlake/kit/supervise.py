@@ -288,4 +288,13 @@ class _UnixTransport(xmlrpc.client.Transport):
         self._path = path
 
     def make_connection(self, host: Any) -> http.client.HTTPConnection:
-        return _UnixConnection(self._path)
+        connection = _UnixConnection(self._path)
+        self._connection = (host, connection)  # so that close() finds it
+        return connection
+
+    def request(self, *arguments: Any, **keywords: Any) -> Any:
+        """One request, one connection: nobody is there to close a kept one."""
+        try:
+            return super().request(*arguments, **keywords)
+        finally:
+            self.close()
