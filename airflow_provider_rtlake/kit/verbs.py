@@ -96,7 +96,11 @@ def bring_up(home: Path, variables: dict[str, Any], kind: str, *, converge: bool
     if converge or not playbook.converged(home, project(), _variables(variables), kind):
         if previous is not None:
             _retire(previous, variables)
-        changes = playbook.run(home, project(), _variables(variables), kind, say)
+        try:
+            changes = playbook.run(home, project(), _variables(variables), kind, say)
+        finally:  # a first installation that stops half way goes on with the same ports and components
+            if previous is None and _installed(home) is not None:
+                settings.save(home, {**variables, "supervisor": kind})
         settings.save(home, {**variables, "supervisor": kind})
         say(f"playbook done, changed={changes}")
     stack = Stack.load(home)
