@@ -11,6 +11,8 @@ from airflow_provider_rtlake.scd2.change import RawChange
 from airflow_provider_rtlake.scd2.lake import Table, Traffic, collect
 from airflow_provider_rtlake.scd2.tables import python_values
 
+_FEW_SCHEMAS = 4
+
 
 @dataclass(frozen=True)
 class Range:
@@ -78,8 +80,9 @@ def read_range(table: Table, part: Range, schemas: SchemaTexts, traffic: Traffic
     )
     values = {name: python_values(rows[name]) for name in rows.column_names}
     wanted = list(zip(values["schema_hash"], values["schema_length"], strict=True))
-    if set(wanted) - schemas.texts.keys():
-        _fetch_schemas(frame, schemas)
+    missing = set(wanted) - schemas.texts.keys()
+    if missing:
+        _fetch_schemas(frame, missing, schemas)
     texts = [schemas.texts[key] for key in wanted]
     headers = [None if found is None else dict(found) for found in values["headers"]]
     names = ("topic", "topic_partition", "topic_offset", "kafka_ts", "message_key")
@@ -89,14 +92,18 @@ def read_range(table: Table, part: Range, schemas: SchemaTexts, traffic: Traffic
     ]
 
 
-def _fetch_schemas(frame: Any, schemas: SchemaTexts) -> None:
-    found = collect(
-        frame.groupBy("value_schema")
-        .count()
-        .selectExpr("xxhash64(value_schema) AS schema_hash", "length(value_schema) AS schema_length", "value_schema")
-    )
-    for row in found.to_pylist():
-        schemas.texts[row["schema_hash"], row["schema_length"]] = row["value_schema"]
+def _fetch_schemas(frame: Any, missing: set[tuple[int, int]], schemas: SchemaTexts) -> None:
+    columns = "xxhash64(value_schema) AS schema_hash", "length(value_schema) AS schema_length", "value_schema"
+    if len(missing) <= _FEW_SCHEMAS:  # one row of each is found without a shuffle
+        parts = [
+            frame.where(f"xxhash64(value_schema) = {hashed} AND length(value_schema) = {length}").limit(1)
+            for hashed, length in missing
+        ]
+    else:
+        parts = [frame.groupBy("value_schema").count()]
+    for part in parts:
+        for row in collect(part.selectExpr(*columns)).to_pylist():
+            schemas.texts[row["schema_hash"], row["schema_length"]] = row["value_schema"]
 
 
 def read_transactions(table: Table, part: Range, collection: str) -> tuple[list[dict[str, Any]], int]:
