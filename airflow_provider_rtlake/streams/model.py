@@ -170,15 +170,15 @@ class Stream(_Strict):
     def slug(self) -> str:
         """Identifier made from schema and table; ``public`` is left out.
 
-        Holds no ``__``: Pinot separates the parts of a segment's name by it.
+        Holds no ``__``, also not with ``_current`` appended: Pinot separates the parts of a segment's name by it.
         """
         if self.table.name is not None:
             return self.table.name
         schema, table = split_qualified(self.source)
         pretty = table if schema == "public" else f"{schema}_{table}"
-        if slug(pretty) == pretty and "__" not in pretty:
+        if slug(pretty) == pretty and "__" not in f"{pretty}_":
             return pretty
-        return slug(f"{schema}.{table}" if schema != "public" or "__" in table else table)
+        return slug(f"{schema}.{table}" if schema != "public" or "__" in f"{table}_" else table)
 
     @property
     def topic(self) -> str:
