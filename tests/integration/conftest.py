@@ -22,7 +22,7 @@ import trino
 import yaml
 from confluent_kafka.admin import AdminClient
 
-from airflow_provider_rtlake.demo.access import Access
+from airflow_provider_rtlake.demo.access import Access, table_name
 from airflow_provider_rtlake.exceptions import UserError
 from airflow_provider_rtlake.kit import health
 from airflow_provider_rtlake.kit.stack import Stack
@@ -215,13 +215,24 @@ def declare(
 
 
 def _take_away(access: Access, rtlake: Callable[..., str], declared: Declared) -> None:
-    connectors = load_connectors(declared.folder)
     rtlake("stream", "stop", *declared.where, ok=False)
-    for connector in connectors:
+    for connector in load_connectors(declared.folder):
         rtlake("connectors", "delete", connector.connector, "--yes", *declared.where, ok=False)
     tables = [name for one in declared.streams.values() for name in (one.pinot_current, one.pinot_history) if name]
     if tables:
         rtlake("pinot", "delete", *tables, "--topics", "--yes", ok=False)
+    _drop(access, declared)
+
+
+def _drop(access: Access, declared: Declared) -> None:
+    """Take away what a later run of the same test would find: tables of the source and of the lakehouse."""
+    lake = set()
+    for stream in declared.streams.values():
+        lake |= {stream.bronze_table, stream.bronze_transactions}
+        if stream.history_table:
+            lake |= {stream.history_table, f"{stream.history_base}_checkpoint", f"{stream.history_base}_changes"}
+    for name in sorted(lake):
+        access.trino(f"DROP TABLE IF EXISTS {table_name(name)}")
     with access.source() as conn:
         for stream in declared.streams.values():
             conn.execute(f"DROP TABLE IF EXISTS {quoted(stream)} CASCADE".encode())
