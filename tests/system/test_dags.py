@@ -102,7 +102,7 @@ def test_a_second_deployment_changes_nothing(rtlake: Callable[..., str], dags_te
     jobs = [{lane["job"]: lane["job_id"] for lane in found["lanes"]} for found in (before, after)]
     assert jobs[0] == jobs[1] and jobs[0]
     plan = json.loads(rtlake("connectors", "plan", "--json").splitlines()[-1])
-    assert plan["changed"] is False
+    assert plan["changes"] is False
 
 
 @unproven
