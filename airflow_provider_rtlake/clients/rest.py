@@ -12,11 +12,13 @@ import tenacity
 from airflow_provider_rtlake import __version__
 from airflow_provider_rtlake.exceptions import Conflict, NotFound, RequestRefused, ServiceError, ServiceUnavailable
 
-# Statuses that the server itself calls temporary. 500 is not among them: many of these services answer 500 to a bad request.
+# Statuses that the server itself calls temporary. 500 is not among them: many of these services answer it to a bad
+# request.
 RETRYABLE_STATUSES = frozenset({408, 425, 429, 502, 503, 504})
 _BODY_LIMIT = 4000  # characters of an answer kept in an error
 _SECRET = re.compile(
-    r"""(?ix) ( ["']? [\w.-]* (?:password|passwd|secret|token|access[.-]?key) [\w.-]* ["']? \s* [:=] \s* ) ("[^"]*"|'[^']*'|[^\s,;}&]+)"""
+    r"""(?ix) ( ["']? [\w.-]* (?:password|passwd|secret|token|access[.-]?key) [\w.-]* ["']? \s* [:=] \s* )
+        ("[^"]*"|'[^']*'|[^\s,;}&]+)"""
 )
 
 
