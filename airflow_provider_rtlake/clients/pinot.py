@@ -8,6 +8,8 @@ from functools import cached_property
 from typing import Any
 from urllib.parse import quote
 
+from typing_extensions import Self
+
 from airflow_provider_rtlake.clients.rest import RestClient
 from airflow_provider_rtlake.exceptions import (
     NotFound,
@@ -94,25 +96,27 @@ class Ingestion:
         return "; ".join(idle) or f"the controller says {self.state or 'nothing'}"
 
 
-class PinotController:
-    """The controller of a Pinot cluster.
+class _PinotRole:
+    """What the REST servers of a Pinot cluster have in common.
 
-    :param rest: client of the controller's base URL.
+    :param rest: client of the server's base URL.
     """
+
+    service: str
 
     def __init__(self, rest: RestClient) -> None:
         self.rest = rest
 
     @classmethod
-    def connect(cls, base_url: str, **kwargs: Any) -> PinotController:
-        """A controller at a URL.
+    def connect(cls, base_url: str, **kwargs: Any) -> Self:
+        """The server at a URL.
 
         :param base_url: scheme, host and port.
         :param kwargs: as for :class:`RestClient`.
         """
-        return cls(RestClient("Pinot controller", base_url, **kwargs))
+        return cls(RestClient(cls.service, base_url, **kwargs))
 
-    def __enter__(self) -> PinotController:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -123,11 +127,20 @@ class PinotController:
         self.rest.close()
 
     def health(self) -> bool:
-        """Whether the controller says that it is well.
+        """Whether the server says that it is well.
 
         :raises ServiceUnavailable: it does not answer.
         """
         return str(self.rest.get("/health")).strip() == "OK"
+
+
+class PinotController(_PinotRole):
+    """The controller of a Pinot cluster.
+
+    :param rest: client of the controller's base URL.
+    """
+
+    service = "Pinot controller"
 
     @cached_property
     def version(self) -> PinotVersion:
@@ -430,40 +443,13 @@ class QueryResult:
         return [dict(zip(self.columns, row, strict=True)) for row in self.rows]
 
 
-class PinotBroker:
+class PinotBroker(_PinotRole):
     """SQL on a Pinot broker.
 
     :param rest: client of the broker's base URL.
     """
 
-    def __init__(self, rest: RestClient) -> None:
-        self.rest = rest
-
-    @classmethod
-    def connect(cls, base_url: str, **kwargs: Any) -> PinotBroker:
-        """A broker at a URL.
-
-        :param base_url: scheme, host and port.
-        :param kwargs: as for :class:`RestClient`.
-        """
-        return cls(RestClient("Pinot broker", base_url, **kwargs))
-
-    def __enter__(self) -> PinotBroker:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the connections."""
-        self.rest.close()
-
-    def health(self) -> bool:
-        """Whether the broker says that it is well.
-
-        :raises ServiceUnavailable: it does not answer.
-        """
-        return str(self.rest.get("/health")).strip() == "OK"
+    service = "Pinot broker"
 
     def query(
         self, sql: str, *, options: Mapping[str, str | int | bool] | None = None, timeout: float | None = None
