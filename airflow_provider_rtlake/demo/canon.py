@@ -264,7 +264,7 @@ def realtime(kind: Kind, column: Column, value: Any) -> str | None:
     if text is None or kind not in ("double", "millis"):
         return text
     if kind == "double":
-        return _double(text)
+        return _real(text) if column.type == "real" else _double(text)
     return str(int(text) * 86_400_000 if column.type == "date" else int(text) // 1000)
 
 
@@ -281,7 +281,7 @@ def served(kind: Kind, column: Column, value: Any) -> str | None:
         "int": _integer,
         "long": _integer,
         "millis": _integer,
-        "double": _double,
+        "double": _real if column.type == "real" else _double,  # 1.1 as a real is another double than 1.1
         "boolean": _boolean,
     }
     return spell[kind](value) if kind in spell else canonical(column, value)

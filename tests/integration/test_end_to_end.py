@@ -165,7 +165,6 @@ SHAPES: dict[str, tuple[str, list[str]]] = {
 }  # fmt: skip
 
 
-@unproven
 @pytest.mark.timeout(1_500)
 def test_tables_of_other_shapes_are_seen_everywhere(
     declare: Callable[..., Declared], pg: psycopg.Connection[Any]

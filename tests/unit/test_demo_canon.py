@@ -106,6 +106,9 @@ def test_the_realtime_lane_keeps_doubles_and_milliseconds() -> None:
     price, at = Column("price", "numeric", 10, 2), Column("at", "timestamp with time zone")
     assert realtime("double", price, "12.30") == served("double", price, 12.3)
     assert realtime("double", price, "12.30") != served("double", price, 12.31)
+    small = Column("r", "real")  # 1.1 travels as the text 1.1, and Pinot keeps the double of it
+    assert realtime("double", small, "1.1") == served("double", small, 1.1)
+    assert realtime("double", small, "1.1") != served("double", small, 1.1001)
     assert realtime("millis", at, "2024-01-01 00:00:00.123999+00") == served("millis", at, 1704067200123)
     assert realtime("millis", Column("d", "date"), "1969-12-31") == served("millis", Column("d", "date"), -86400000)
     assert realtime("text", Column("k", "numeric"), "1.50") == served("text", Column("k", "numeric"), "1.50")
