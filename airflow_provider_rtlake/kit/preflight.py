@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import getpass
 import grp
+import ipaddress
 import os
 import platform
 import shutil
@@ -18,6 +19,7 @@ import psutil
 
 _SOCKET_PATH_LIMIT = 100  # bytes; Linux allows 107
 _LOOPBACK = "127.0.0.1"
+SUPPORTED = ("debian-12", "ubuntu-22.04")  # as in roles/common/vars
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +31,8 @@ class Wanted:
     :param ports: port of each thing that listens.
     :param memory_mb: MB of resident memory that the services need.
     :param disk_mb: MB that a first installation needs.
+    :param listen: address on which the services will listen.
+    :param any_system: whether a release that was never tried is no problem.
     """
 
     home: Path
@@ -36,16 +40,21 @@ class Wanted:
     ports: Mapping[str, int]
     memory_mb: int
     disk_mb: int
+    listen: str = _LOOPBACK
+    any_system: bool = False
 
 
 def check(wanted: Wanted) -> tuple[dict[str, Any], list[str]]:
     """Look at everything and report all problems at once.
 
-    :returns: facts for the roles (user, group, root, java17), and the problems.
+    :returns: facts for the roles (user, group, root, java17, distribution), and the problems.
     """
     java = find_java17()
+    release = distribution()
     problems = [
-        *_platform(),
+        *_platform(release, wanted),
+        *_python(sys.version_info[:2]),
+        *_listen(wanted.listen),
         *_rights(wanted),
         *_memory(wanted),
         *_disk(wanted),
@@ -59,6 +68,7 @@ def check(wanted: Wanted) -> tuple[dict[str, Any], list[str]]:
         "group": grp.getgrgid(os.getegid()).gr_name,
         "root": os.geteuid() == 0,
         "java17": str(java or ""),
+        "distribution": release if release in SUPPORTED else SUPPORTED[0],
     }
     return facts, problems
 
@@ -74,15 +84,47 @@ def find_java17() -> Path | None:
     return None
 
 
-def _platform() -> list[str]:
+def distribution(path: Path = Path("/etc/os-release")) -> str:
+    """Distribution and release, such as ``debian-12``.
+
+    :param path: what says so.
+    """
+    if not path.exists():
+        return "unknown"
+    pairs = (line.partition("=") for line in path.read_text().splitlines())
+    words = {key: value.strip("\"'") for key, _, value in pairs}
+    return f"{words.get('ID', 'unknown')}-{words.get('VERSION_ID', '')}"
+
+
+def _platform(release: str, wanted: Wanted) -> list[str]:
     problems = []
     if platform.machine() not in ("x86_64", "amd64"):
         problems.append(f"this is {platform.machine()}: PostgreSQL and Java 25 are locked for x86_64")
-    release = Path("/etc/os-release")
-    known = ("debian", "ubuntu")
-    if release.exists() and not any(name in release.read_text().lower() for name in known):
-        problems.append("neither Debian nor Ubuntu: only Debian 12 and Ubuntu 22.04 are supported")
+    # Under supervisord nothing comes from the distribution but Python and Java, which are looked at by themselves.
+    if release not in SUPPORTED and wanted.supervisor == "systemd" and not wanted.any_system:
+        problems.append(
+            f"this is {release}: only {' and '.join(SUPPORTED)} are supported; "
+            "to try all the same, set rtlake_any_system: true"
+        )
     return problems
+
+
+def _python(version: tuple[int, ...]) -> list[str]:
+    if not (3, 10) <= version < (3, 13):
+        return [f"Python {version[0]}.{version[1]}: 3.10, 3.11 or 3.12 is needed; apt-get install python3 python3-venv"]
+    return []
+
+
+def _listen(address: str) -> list[str]:
+    try:
+        if ipaddress.ip_address(address).is_loopback:
+            return []
+    except ValueError:
+        return [f"rtlake_listen is {address!r}: it must be an address such as {_LOOPBACK}"]
+    return [
+        f"rtlake_listen is {address}: the services would be open to the network without TLS and login, which this "
+        f"version cannot set up. Leave {_LOOPBACK} and put a proxy with TLS and a login in front"
+    ]
 
 
 def _rights(wanted: Wanted) -> list[str]:

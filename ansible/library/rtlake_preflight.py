@@ -21,6 +21,8 @@ options:
   component_ports: {description: Port names of each component, type: dict, required: true}
   component_memory: {description: MB of each component, type: dict, required: true}
   disk_mb: {description: MB that must be free for a first installation, type: int, required: true}
+  listen: {description: Address on which services listen, type: str, default: 127.0.0.1}
+  any_system: {description: Whether releases never tried are no problem, type: bool, default: false}
 author: [RTLake]
 """
 EXAMPLES = r"""
@@ -36,6 +38,7 @@ EXAMPLES = r"""
 """
 RETURN = r"""
 java17: {description: Home of Java 17, type: str, returned: success}
+distribution: {description: Distribution and release, such as debian-12, type: str, returned: success}
 """
 
 
@@ -50,6 +53,8 @@ def main() -> None:
             "component_ports": {"type": "dict", "required": True},
             "component_memory": {"type": "dict", "required": True},
             "disk_mb": {"type": "int", "required": True},
+            "listen": {"type": "str", "default": "127.0.0.1"},
+            "any_system": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )
@@ -68,6 +73,8 @@ def main() -> None:
         },
         memory_mb=sum(int(p["component_memory"].get(c, 0)) for c in p["components"]),
         disk_mb=p["disk_mb"],
+        listen=p["listen"],
+        any_system=p["any_system"],
     )
     facts, problems = preflight.check(wanted)
     if problems:
