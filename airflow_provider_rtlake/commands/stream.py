@@ -20,6 +20,7 @@ from airflow_provider_rtlake.kit.stack import Stack
 from airflow_provider_rtlake.lanes.backfill import backfill as fill
 from airflow_provider_rtlake.lanes.dead_letters import DeadLetter, chosen, dead_letters, dismiss, replay
 from airflow_provider_rtlake.lanes.lanes import Lane, LaneRunner, lanes_of, select, stream_of
+from airflow_provider_rtlake.pinot_config.gather import declared_types
 from airflow_provider_rtlake.streams.load import load_connectors
 from airflow_provider_rtlake.streams.model import Connector
 from airflow_provider_rtlake.streams.schema import TableSchema
@@ -33,12 +34,16 @@ app = typer.Typer(
 
 Tables = Annotated[list[str] | None, typer.Argument(help="schema.table as declared; all without one.")]
 ConnectorsDir = Annotated[Path, typer.Option("--connectors", help="Folder of the connectors' declarations.")]
+TablesDir = Annotated[
+    Path, typer.Option("--tables", help="Folder of the Pinot declarations, whose types the real-time lane follows.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object.")]
 Home = Annotated[Path | None, typer.Option("--home", help="The stack's folder; RTLAKE_HOME by default.")]
 LaneKinds = Annotated[
     list[str] | None, typer.Option("--lane", help="Only this lane: bronze, realtime or transactions.")
 ]
 _CONNECTORS = Path("connectors")
+_TABLES = Path("pinot_tables")
 
 
 @dataclass
@@ -92,11 +97,12 @@ def flink_of(stack: Stack) -> Iterator[FlinkClient]:
 
 
 @contextmanager
-def workshop(home: Path | None, folder: Path) -> Iterator[Workshop]:
+def workshop(home: Path | None, folder: Path, tables_dir: Path = _TABLES) -> Iterator[Workshop]:
     """Everything that a command needs.
 
     :param home: the stack's folder.
     :param folder: of the declarations.
+    :param tables_dir: of the Pinot declarations.
     """
     stack = Stack.load(home)
     connectors = load_connectors(folder)
@@ -114,7 +120,7 @@ def workshop(home: Path | None, folder: Path) -> Iterator[Workshop]:
 
     schemas = {stream.source: schema for stream, schema in captured_tables(connectors, access)}
     settings = settings_of(stack)
-    lanes = lanes_of(connectors, schemas, settings)
+    lanes = lanes_of(connectors, schemas, settings, declared=declared_types(tables_dir))
     with flink_of(stack) as client:
         runner = LaneRunner(client, settings, _kafka(stack))
         yield Workshop(stack, connectors, schemas, lanes, runner)
@@ -130,11 +136,12 @@ def echo(result: dict[str, Any], lines: list[str], as_json: bool) -> None:
 def status(
     tables: Tables = None,
     connectors: ConnectorsDir = _CONNECTORS,
+    tables_dir: TablesDir = _TABLES,
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
     """Show each lane's job, its checkpoints and how far it is behind. Exit code 1 if one does not run."""
-    with workshop(home, connectors) as shop:
+    with workshop(home, connectors, tables_dir) as shop:
         found = [shop.runner.status(lane) for lane in select(shop.lanes, tables or [])]
     healthy = all(entry["state"] == "RUNNING" and entry["as_declared"] for entry in found)
     lines = []
@@ -161,12 +168,13 @@ def apply(
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be done.")] = False,
     connectors: ConnectorsDir = _CONNECTORS,
+    tables_dir: TablesDir = _TABLES,
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
     """Let every declared lane run as declared; changes nothing that is right already."""
     done: list[dict[str, Any]] = []
-    with workshop(home, connectors) as shop:
+    with workshop(home, connectors, tables_dir) as shop:
         if not dry_run:
             shop.runner.make_topics(shop.connectors)
         for one in select(shop.lanes, tables or [], lane or []):
@@ -197,12 +205,13 @@ def stop(
     tables: Tables = None,
     lane: LaneKinds = None,
     connectors: ConnectorsDir = _CONNECTORS,
+    tables_dir: TablesDir = _TABLES,
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
     """Stop lanes with a savepoint; `rtlake stream apply` goes on where they stopped."""
     done = []
-    with workshop(home, connectors) as shop:
+    with workshop(home, connectors, tables_dir) as shop:
         for one in select(shop.lanes, tables or [], lane or []):
             done.append({"name": one.job.name, "stopped": shop.runner.stop(one)})
     lines = [f"{entry['name']}: {'stopped' if entry['stopped'] else 'did not run'}" for entry in done]
@@ -214,11 +223,12 @@ def backfill(
     table: Annotated[str, typer.Argument(help="schema.table as declared.")],
     wait: Annotated[float, typer.Option("--wait", help="Seconds for each of its two jobs.")] = 3600.0,
     connectors: ConnectorsDir = _CONNECTORS,
+    tables_dir: TablesDir = _TABLES,
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
     """Fill both real-time topics of a table again from bronze; the answers of Pinot stay exact."""
-    with workshop(home, connectors) as shop:
+    with workshop(home, connectors, tables_dir) as shop:
         found = [lane for lane in select(shop.lanes, [table]) if lane.kind == "realtime"]
         if not found:
             raise UserError(f"{table} is declared with `realtime: false`: it has no topics to fill")

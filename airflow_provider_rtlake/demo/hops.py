@@ -103,12 +103,11 @@ class TableCheck:
     def __init__(self, access: Access, stream: Stream, schema: TableSchema) -> None:
         self.access = access
         self.stream = stream
+        self.schema = schema
         excluded = set(stream.table.exclude)
         self.columns = tuple(column for column in schema.captured if column.name not in excluded)
         self.key = tuple(stream.table.key or schema.key)
-        self.realtime: tuple[RealtimeColumn, ...] = tuple(
-            column for column in realtime_columns(schema) if column.source.name not in excluded
-        )
+        self.realtime = self._realtime_columns(None)
 
     def run(self, *, lanes: Sequence[str] = LANES) -> TableHops:
         """Count and compare. The table should be quiet: what is on its way is reported as missing.
@@ -133,6 +132,10 @@ class TableCheck:
                 except RtlakeError as error:
                     result.problems.append(f"{lane} cannot be read: {error}")
         return result
+
+    def _realtime_columns(self, declared: Mapping[str, str] | None) -> tuple[RealtimeColumn, ...]:
+        kept = {column.name for column in self.columns}
+        return tuple(column for column in realtime_columns(self.schema, declared) if column.source.name in kept)
 
     # PostgreSQL
 
@@ -270,6 +273,7 @@ class TableCheck:
         except RtlakeError as error:
             hops.problems.append(f"realtime is not there: {error}")
             return None
+        self.realtime = self._realtime_columns({name: spec["dataType"] for name, spec in fields.items()})
         missing = [column.name for column in self.realtime if column.name not in fields]
         if missing:
             hops.problems.append(f"Pinot {self.stream.pinot_current} has no column {', '.join(missing)}")

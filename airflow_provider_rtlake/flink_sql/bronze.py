@@ -7,6 +7,7 @@ from __future__ import annotations
 from airflow_provider_rtlake.flink_sql.job import KafkaSource, RenderedJob
 from airflow_provider_rtlake.flink_sql.quoting import literal, options, table
 from airflow_provider_rtlake.flink_sql.settings import CATALOG, LaneSettings
+from airflow_provider_rtlake.streams.connect_config import EPOCH_HEADER
 from airflow_provider_rtlake.streams.model import Connector, Stream
 
 SOURCE, DEAD, STAGING = "`topic`", "`dead_letters`", "`staging`"
@@ -70,6 +71,15 @@ _TRANSACTION_REASON = f"""CASE
     WHEN `status` IS NULL OR `status` NOT IN ('BEGIN', 'END') THEN 'unknown status'
   END"""
 
+_NOTIFICATION_FIELDS = {
+    "schema_type": "JSON_VALUE(`value_schema`, '$.type')",
+    "type": "JSON_VALUE(`payload`, '$.type')",
+}
+_NOTIFICATION_REASON = f"""CASE
+    WHEN {_NOT_AN_ENVELOPE}
+    WHEN `type` IS NULL THEN CASE WHEN `payload` IS JSON OBJECT THEN 'no type' ELSE 'payload is not JSON' END
+  END"""
+
 _COLUMNS = {
     "topic": "STRING",
     "topic_partition": "INT",
@@ -90,6 +100,19 @@ _TRANSACTION_COLUMNS = {
     "status": "STRING",
     "event_count": "BIGINT",
     "data_collections": "STRING",
+    "payload": "STRING",
+    "dt": "STRING",
+}
+_NOTIFICATION_COLUMNS = {
+    "topic_partition": "INT",
+    "topic_offset": "BIGINT",
+    "kafka_ts": "TIMESTAMP_LTZ(6)",
+    "type": "STRING",
+    "aggregate_type": "STRING",
+    "epoch": "STRING",
+    "data_collection": "STRING",
+    "status": "STRING",
+    "row_count": "BIGINT",
     "payload": "STRING",
     "dt": "STRING",
 }
@@ -162,6 +185,33 @@ FROM `judged` WHERE `reason` IS NULL"""
         namespace=name.split(".", 1)[0],
         fields=_TRANSACTION_FIELDS,
         reason=_TRANSACTION_REASON,
+        inserts=[f"INSERT INTO {table(name, CATALOG)}\n{good}"],
+        settings=settings,
+    )
+
+
+def notifications_job(connector: Connector, settings: LaneSettings) -> RenderedJob:
+    """The job that writes what Debezium tells of its snapshots: when one of a table is whole, and how many rows it has.
+
+    :param connector: as declared.
+    :param settings: of the lanes.
+    """
+    stream = connector.streams[0]
+    name = stream.bronze_notifications
+    more = "JSON_VALUE(`payload`, '$.additional_data.{}')"
+    good = f"""SELECT `topic_partition`, `topic_offset`, CAST(`kafka_ts` AS TIMESTAMP_LTZ(6)),
+  `type`, JSON_VALUE(`payload`, '$.aggregate_type'), CAST(`message_headers`[{literal(EPOCH_HEADER)}] AS STRING),
+  {more.format("scanned_collection")}, {more.format("status")},
+  TRY_CAST({more.format("total_rows_scanned")} AS BIGINT), `payload`, {_DAY}
+FROM `judged` WHERE `reason` IS NULL"""
+    return _job(
+        name=f"bronze.{connector.notification_topic}",
+        topic=connector.notification_topic,
+        dead_letters=stream.dead_letter_topic,
+        tables=[_iceberg_ddl(name, _NOTIFICATION_COLUMNS)],
+        namespace=name.split(".", 1)[0],
+        fields=_NOTIFICATION_FIELDS,
+        reason=_NOTIFICATION_REASON,
         inserts=[f"INSERT INTO {table(name, CATALOG)}\n{good}"],
         settings=settings,
     )

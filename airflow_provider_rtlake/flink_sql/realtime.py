@@ -15,7 +15,7 @@ from airflow_provider_rtlake.flink_sql.bronze import KEY_LIMIT, dead_letter_ddl
 from airflow_provider_rtlake.flink_sql.job import KafkaSource, RenderedJob
 from airflow_provider_rtlake.flink_sql.quoting import identifier, literal, options
 from airflow_provider_rtlake.flink_sql.settings import LaneSettings
-from airflow_provider_rtlake.pinot_config.realtime import Kind, RealtimeColumn, realtime_columns
+from airflow_provider_rtlake.pinot_config.realtime import Kind, RealtimeColumn, image_types, realtime_columns
 from airflow_provider_rtlake.streams.connect_config import EPOCH_HEADER, PLACEHOLDER_HEADER
 from airflow_provider_rtlake.streams.model import Stream
 from airflow_provider_rtlake.streams.schema import TableSchema
@@ -41,6 +41,7 @@ def realtime_job(
     settings: LaneSettings,
     *,
     declared: Mapping[str, str] | None = None,
+    declared_history: Mapping[str, str] | None = None,
 ) -> RenderedJob:
     """The job of a table's real-time lane.
 
@@ -48,13 +49,15 @@ def realtime_job(
     :param schema: the table as the source's catalog describes it.
     :param settings: of the lanes.
     :param declared: column name in the current table → Pinot type, where ``pinot_tables/`` declares one.
+    :param declared_history: the same of the history table.
     :raises DeclarationError: the table cannot be served by this lane.
     """
     check_servable(stream, schema)
     columns = realtime_columns(schema, declared)
+    images = realtime_columns(schema, image_types(declared_history))
     group = f"rtlake.{stream.realtime_job}"
-    inserts = [_current_insert(columns), _history_insert(columns)]
-    setup = [_current_ddl(stream, columns, settings), _history_ddl(stream, columns, settings)]
+    inserts = [_current_insert(columns), _history_insert(images)]
+    setup = [_current_ddl(stream, columns, settings), _history_ddl(stream, images, settings)]
     missing = _placeholder_condition(columns)
     if missing:
         setup.append(dead_letter_ddl(stream.dead_letter_topic, settings))

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from airflow_provider_rtlake.clients.flink import FlinkClient, Job
 from airflow_provider_rtlake.clients.kafka import KafkaClient
 from airflow_provider_rtlake.exceptions import JobNotFound, ServiceUnavailable, UserError
-from airflow_provider_rtlake.flink_sql.bronze import bronze_job, transactions_job
+from airflow_provider_rtlake.flink_sql.bronze import bronze_job, notifications_job, transactions_job
 from airflow_provider_rtlake.flink_sql.job import RenderedJob, StartPoint
 from airflow_provider_rtlake.flink_sql.realtime import realtime_job
 from airflow_provider_rtlake.flink_sql.settings import LaneSettings
@@ -30,7 +30,7 @@ PREFIXES = ("bronze.", "realtime.")
 class Lane:
     """One job that should run.
 
-    :param kind: of the lane.
+    :param kind: of the lane; ``transactions`` are a connector's transaction markers and its snapshots' notifications.
     :param source: ``schema.table``, or the connector's name for its transactions.
     :param job: as rendered.
     :param bronze_table: what a bronze or transactions job writes to.
@@ -54,19 +54,24 @@ def lanes_of(
     :param connectors: the declarations.
     :param schemas: ``schema.table`` → its structure; needed for tables with a real-time lane.
     :param settings: of the lanes.
-    :param declared: Pinot current table → column → type, from ``pinot_tables/``.
+    :param declared: Pinot table → column → type, from ``pinot_tables/``: current and history tables.
     :raises DeclarationError: a table cannot be served by its real-time lane.
     """
-    result = []
+    result, types = [], declared or {}
     for connector in connectors:
-        transactions = transactions_job(connector, settings)
-        first = connector.streams[0]
-        result.append(Lane("transactions", connector.connector, transactions, first.bronze_transactions))
+        name, first = connector.connector, connector.streams[0]
+        result.append(Lane("transactions", name, transactions_job(connector, settings), first.bronze_transactions))
+        result.append(Lane("transactions", name, notifications_job(connector, settings), first.bronze_notifications))
         for stream in connector.streams:
             result.append(Lane("bronze", stream.source, bronze_job(stream, settings), stream.bronze_table))
             if stream.table.realtime is not False:
-                types = (declared or {}).get(str(stream.pinot_current))
-                job = realtime_job(stream, schemas[stream.source], settings, declared=types)
+                job = realtime_job(
+                    stream,
+                    schemas[stream.source],
+                    settings,
+                    declared=types.get(str(stream.pinot_current)),
+                    declared_history=types.get(str(stream.pinot_history)),
+                )
                 result.append(Lane("realtime", stream.source, job))
     return result
 

@@ -47,6 +47,7 @@ def connector_topics(connector: Connector) -> list[Topic]:
     return [
         *sources,
         Topic(connector.transaction_topic, 1),
+        Topic(connector.notification_topic, 1, FOREVER),
         Topic(connector.dead_letter_topic, 1, FOREVER),
     ]
 

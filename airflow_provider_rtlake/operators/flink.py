@@ -30,6 +30,8 @@ from airflow_provider_rtlake.lanes.jobs import (
 from airflow_provider_rtlake.lanes.lanes import lanes_of, select
 from airflow_provider_rtlake.links.flink import FlinkJobLink
 from airflow_provider_rtlake.operators.errors import no_retry_of_terminal_errors
+from airflow_provider_rtlake.operators.values import truth
+from airflow_provider_rtlake.pinot_config.gather import declared_types
 from airflow_provider_rtlake.streams.load import load_connectors
 from airflow_provider_rtlake.triggers.flink import FlinkJobTrigger, look_at_job
 
@@ -475,10 +477,12 @@ class FlinkApplyLanesOperator(_FlinkOperator):
 
     :param folder: folder of the declarations, ``connectors/*.yaml`` (templated).
     :param tables: only these, as declared (templated).
+    :param tables_folder: folder of ``pinot_tables/*.yaml``: the real-time lane sends what its tables are declared
+        to hold; by default the one beside ``folder`` (templated).
     :param lane: only ``bronze`` (with the transactions) or ``realtime``; both where it is None (templated).
-    :param prune: stop jobs of lanes that are no longer declared.
-    :param accept_gap: go on although Kafka lost messages that bronze never read.
-    :param dry_run: only return the plan.
+    :param prune: stop jobs of lanes that are no longer declared (templated).
+    :param accept_gap: go on although Kafka lost messages that bronze never read (templated).
+    :param dry_run: only return the plan (templated).
     :param wait_seconds: for each job's stop and start.
     :param kafka_conn_id: connection id of the brokers (templated).
     :param nessie_conn_id: connection id of the catalog (templated).
@@ -493,19 +497,24 @@ class FlinkApplyLanesOperator(_FlinkOperator):
         "nessie_conn_id",
         "s3_conn_id",
         "folder",
+        "tables_folder",
         "tables",
         "lane",
+        "prune",
+        "accept_gap",
+        "only_plan",
     )
 
     def __init__(
         self,
         *,
         folder: str = "connectors",
+        tables_folder: str | None = None,
         tables: Sequence[str] = (),
         lane: str | None = None,
-        prune: bool = False,
-        accept_gap: bool = False,
-        dry_run: bool = False,
+        prune: bool | str = False,
+        accept_gap: bool | str = False,
+        dry_run: bool | str = False,
         wait_seconds: float = 300.0,
         kafka_conn_id: str = "rtlake_kafka",
         nessie_conn_id: str = "rtlake_nessie",
@@ -514,6 +523,7 @@ class FlinkApplyLanesOperator(_FlinkOperator):
     ) -> None:
         super().__init__(**kwargs)
         self.folder = folder
+        self.tables_folder = tables_folder
         self.tables = tables
         self.lane = lane
         self.prune = prune
@@ -537,25 +547,28 @@ class FlinkApplyLanesOperator(_FlinkOperator):
         settings = self.hook.lane_settings(
             kafka_conn_id=self.kafka_conn_id, nessie_conn_id=self.nessie_conn_id, s3_conn_id=self.s3_conn_id
         )
-        lanes = lanes_of(connectors, schemas, settings)
+        pinot = Path(self.tables_folder) if self.tables_folder else Path(self.folder).parent / "pinot_tables"
+        lanes = lanes_of(connectors, schemas, settings, declared=declared_types(pinot))
         runner = self.hook.lane_runner(settings, kafka_conn_id=self.kafka_conn_id)
-        made = [] if self.only_plan else runner.make_topics(connectors)
+        plan_only, accept_gap = truth(self.only_plan, "dry_run"), truth(self.accept_gap, "accept_gap")
+        prune = truth(self.prune, "prune")
+        made = [] if plan_only else runner.make_topics(connectors)
         for text in made:
             self.log.info("%s", text)
         done = []
         for lane in select(lanes, list(self.tables), kinds):
-            applied = runner.apply(lane, dry_run=self.only_plan, accept_gap=self.accept_gap, timeout=self.wait_seconds)
+            applied = runner.apply(lane, dry_run=plan_only, accept_gap=accept_gap, timeout=self.wait_seconds)
             self.log.info("%s: %s (%s)", applied.name, applied.action, applied.reason)
             if applied.job_id:
                 FlinkJobLink.persist(context, self.hook.job_url(applied.job_id))
             done.append(applied.as_dict())
-        pruned = self._prune(runner.undeclared(lanes, [c.topic_prefix for c in connectors])) if self.prune else []
+        pruned = self._prune(runner.undeclared(lanes, [c.topic_prefix for c in connectors]), plan_only) if prune else []
         changed = bool(made or pruned) or any(entry["changed"] for entry in done)
         return {"changed": changed, "lanes": done, "pruned": pruned}
 
-    def _prune(self, jobs: Sequence[Any]) -> list[str]:
+    def _prune(self, jobs: Sequence[Any], plan_only: bool) -> list[str]:
         for job in jobs:
             self.log.info("%s: not declared, stopping it", job.name)
-            if not self.only_plan:
+            if not plan_only:
                 stop_job(self.client, job.job_id, timeout=self.wait_seconds)
         return [job.name for job in jobs]

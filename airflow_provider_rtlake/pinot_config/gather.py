@@ -14,6 +14,19 @@ from airflow_provider_rtlake.streams.model import Stream
 from airflow_provider_rtlake.streams.schema import TableSchema
 
 
+def declared_types(tables_dir: Path) -> dict[str, dict[str, str]]:
+    """The columns' types of every declared table: what the real-time lane sends follows them.
+
+    :param tables_dir: folder of the declarations; one that does not exist declares nothing.
+    :return: table → column → Pinot type.
+    :raises DeclarationError: with every mistake in the declarations.
+    """
+    return {
+        table.table: {name: column.type for name, column in table.columns.items()}
+        for table in load_directory(tables_dir)
+    }
+
+
 def gather(
     tables_dir: Path, captured: Iterable[tuple[Stream, TableSchema]] = (), only: Collection[str] = ()
 ) -> tuple[PinotTable, ...]:

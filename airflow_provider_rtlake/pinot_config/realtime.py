@@ -53,6 +53,7 @@ _PINOT: dict[Kind, str] = {
 }
 # A double or a count of milliseconds would make one key of two.
 _INEXACT = frozenset({"numeric", "money", "date", "timestamp without time zone", "timestamp with time zone"})
+_TEXT = frozenset({"STRING", "JSON", "BIG_DECIMAL"})  # Pinot types that take the exact text
 
 
 @dataclass(frozen=True)
@@ -76,23 +77,38 @@ class RealtimeColumn:
         return _PINOT[self.kind]
 
 
-def realtime_columns(
-    schema: TableSchema, declared: Mapping[str, str] | None = None
-) -> tuple[RealtimeColumn, ...]:
+def realtime_columns(schema: TableSchema, declared: Mapping[str, str] | None = None) -> tuple[RealtimeColumn, ...]:
     """The captured columns of a table with their names and kinds in the real-time lane, in the table's order.
 
     :param schema: the source table.
     :param declared: column name in the current table → Pinot type, from a file under ``pinot_tables/``.
-        A decimal or a time that is declared STRING there is sent as text.
+        A decimal or a time that is declared STRING there is sent as text. For the history table see
+        :func:`image_types`.
     """
     result = []
     for column in schema.captured:
         name, key = realtime_name(column.name), column.name in schema.key
         kind = kind_of(column, key=key)
-        if declared is not None and declared.get(name) in ("STRING", "JSON", "BIG_DECIMAL"):
+        if declared is not None and declared.get(name) in _TEXT:
             kind = "text"
         result.append(RealtimeColumn(column, name, kind, key))
     return tuple(result)
+
+
+def image_types(declared: Mapping[str, str] | None) -> dict[str, str] | None:
+    """What :func:`realtime_columns` needs for the history topic, whose columns come twice.
+
+    :param declared: column name in the history table → Pinot type; None where the table is generated.
+    :return: name without ``before_`` and ``after_`` → Pinot type; text where either is text.
+    """
+    if declared is None:
+        return None
+    result: dict[str, str] = {}
+    for column, pinot_type in declared.items():
+        prefix, _, name = column.partition("_")
+        if prefix in ("before", "after") and result.get(name) not in _TEXT:
+            result[name] = pinot_type
+    return result
 
 
 def realtime_name(column: str) -> str:

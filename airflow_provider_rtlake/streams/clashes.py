@@ -123,8 +123,9 @@ def _collision(topic: str) -> str:
 def _iceberg(index: int, connector: Connector) -> Iterator[Named]:
     prefix = Place(index, ("topic_prefix",))
     if connector.streams:
-        name = connector.streams[0].bronze_transactions
-        yield name, name, prefix
+        first = connector.streams[0]
+        for name in (first.bronze_transactions, first.bronze_notifications):
+            yield name, name, prefix
     for stream in connector.streams:
         yield stream.bronze_table, stream.bronze_table, _at(index, stream)
         if stream.history_table is not None:

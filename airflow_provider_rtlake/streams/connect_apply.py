@@ -110,7 +110,7 @@ def declared_topics(connector: Connector) -> list[Topic]:
     return [
         *(Topic(stream.topic, connector.partitions, kept) for stream in connector.streams),
         Topic(connector.transaction_topic, 1, kept),
-        Topic(connector.dead_letter_topic, 1, kept),
+        Topic(connector.dead_letter_topic, 1, for_good),  # an open letter must not expire unseen
         Topic(connector.notification_topic, 1, for_good),
         Topic(connector.signal_topic, 1, {"cleanup.policy": "delete", "retention.ms": _DAY_MS}),
         Topic(connector.heartbeat_topic, 1, {"cleanup.policy": "compact"}),

@@ -8,6 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from airflow_provider_rtlake.streams.naming import slug, split_qualified, topic_part
 
+_OF_THE_CONNECTOR = ("transactions", "notifications")  # bronze tables that no captured table's name may take
+
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -199,12 +201,18 @@ class Stream(_Strict):
     @property
     def bronze_table(self) -> str:
         """Iceberg table of every change, ``namespace.name``."""
-        return f"bronze.{slug(self.connector.topic_prefix)}_{self.slug}"
+        name = f"{self.slug}_table" if self.slug in _OF_THE_CONNECTOR else self.slug
+        return f"bronze.{slug(self.connector.topic_prefix)}_{name}"
 
     @property
     def bronze_transactions(self) -> str:
         """Iceberg table of the connector's transaction markers."""
         return f"bronze.{slug(self.connector.topic_prefix)}_transactions"
+
+    @property
+    def bronze_notifications(self) -> str:
+        """Iceberg table of what Debezium tells of the connector's snapshots."""
+        return f"bronze.{slug(self.connector.topic_prefix)}_notifications"
 
     @property
     def history_table(self) -> str | None:

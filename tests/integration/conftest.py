@@ -228,7 +228,7 @@ def _drop(access: Access, declared: Declared) -> None:
     """Take away what a later run of the same test would find: tables of the source and of the lakehouse."""
     lake = set()
     for stream in declared.streams.values():
-        lake |= {stream.bronze_table, stream.bronze_transactions}
+        lake |= {stream.bronze_table, stream.bronze_transactions, stream.bronze_notifications}
         if stream.history_table:
             lake |= {stream.history_table, f"{stream.history_base}_checkpoint", f"{stream.history_base}_changes"}
     for name in sorted(lake):

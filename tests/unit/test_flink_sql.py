@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from airflow_provider_rtlake.exceptions import DeclarationError, UserError
 from airflow_provider_rtlake.flink_sql.backfill import copy_job, refill_job
-from airflow_provider_rtlake.flink_sql.bronze import bronze_job, transactions_job
+from airflow_provider_rtlake.flink_sql.bronze import bronze_job, notifications_job, transactions_job
 from airflow_provider_rtlake.flink_sql.job import EARLIEST, RenderedJob, StartPoint, job_id_for
 from airflow_provider_rtlake.flink_sql.quoting import identifier, literal, table
 from airflow_provider_rtlake.flink_sql.realtime import realtime_job
@@ -222,3 +222,19 @@ def test_a_script_is_split_outside_quotes_comments_and_statement_sets() -> None:
 def test_a_script_that_does_not_end_in_its_one_job_is_refused(script: str) -> None:
     with pytest.raises(UserError, match="start a job"):
         script_job("j", script, {})
+
+
+def test_each_topic_follows_the_types_that_its_pinot_table_is_declared_with() -> None:
+    declared = {"price": "STRING"}
+    plain = text(realtime_job(SALES, SCHEMA, SETTINGS))
+    current = text(realtime_job(SALES, SCHEMA, SETTINGS, declared=declared))
+    history = text(realtime_job(SALES, SCHEMA, SETTINGS, declared_history={"before_price": "STRING"}))
+    assert "`price` DOUBLE" in plain and "`after_price` DOUBLE" in plain
+    assert "`price` STRING,\n  `made`" in current and "`after_price` DOUBLE" in current
+    assert "`price` DOUBLE" in history and "`after_price` STRING" in history and "`before_price` STRING" in history
+
+
+def test_notifications_have_a_table_of_their_own() -> None:
+    job = notifications_job(SALES.connector, SETTINGS)
+    assert job.source is not None and job.source.topic == "shop.notifications"
+    assert "`rtlake`.`bronze`.`shop_notifications`" in job.insert

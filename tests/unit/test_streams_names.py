@@ -49,6 +49,12 @@ def stream(table: str, schema: str = "public", **declared: object) -> Stream:
     return connector.streams[0]
 
 
+def test_a_table_may_be_called_like_a_table_of_the_connector() -> None:
+    made = stream("transactions")
+    assert made.bronze_table == "bronze.p_transactions_table" != made.bronze_transactions
+    assert stream("notifications").bronze_table != made.bronze_notifications
+
+
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_table_names(name: str) -> None:
     made = stream(name)
