@@ -10,6 +10,13 @@ from typing import Any
 from airflow_provider_rtlake.scd2.change import Change
 from airflow_provider_rtlake.scd2.fold import Mark
 from airflow_provider_rtlake.scd2.position import SNAPSHOT, Position
+from airflow_provider_rtlake.scd2.snapshots import (
+    SnapshotEnd,
+    SnapshotGroup,
+    SnapshotVerdict,
+    Transaction,
+    judge_snapshots,
+)
 
 _SNAPSHOT_ENDS = frozenset({"last", "last_in_data_collection"})
 
@@ -67,6 +74,10 @@ class Cut:
     :param reached: position of the last change that is published with this cut or was before.
     :param end_lsn: log position of the last transaction end that was used up.
     :param forced: transactions published after all patience was spent, although not all of them had come.
+    :param snapshot_ends: notifications of snapshots that are still needed.
+    :param snapshot_order: offset of the last one that was used up.
+    :param unfinished_snapshots: published after all patience was spent, although their end was not told: they close
+        nothing.
     """
 
     ready: list[Change] = field(default_factory=list)
@@ -76,6 +87,9 @@ class Cut:
     reached: Position | None = None
     end_lsn: int = 0
     forced: int = 0
+    snapshot_ends: list[SnapshotEnd] = field(default_factory=list)
+    snapshot_order: int = -1
+    unfinished_snapshots: int = 0
 
 
 @dataclass(frozen=True)
@@ -100,6 +114,90 @@ class Patience:
         return self.now - kafka_ts > self.snapshot_limit
 
 
+Transaction = tuple[int, int, int, int]  # as of :attr:`.change.Change.transaction`
+
+
+@dataclass(slots=True)
+class Group:
+    """What the cut needs to know of the changes of one transaction, or of the rows of one snapshot.
+
+    :param first: position of one of them; those of a snapshot are all equal.
+    :param last: the greatest position.
+    :param count: different changes.
+    :param arrived: when the newest of them arrived in Kafka, microseconds UTC.
+    :param ts: the latest time at the source, microseconds UTC.
+    :param snapshot: they are rows of a snapshot.
+    :param ended: one of them is marked as the snapshot's last.
+    """
+
+    first: Position
+    last: Position
+    count: int
+    arrived: int
+    ts: int
+    snapshot: bool
+    ended: bool
+
+    @classmethod
+    def of(cls, changes: Sequence[Change]) -> Group:
+        """Sum up changes of one transaction."""
+        snapshot = changes[0].op == "r"
+        return cls(
+            first=changes[0].position,
+            last=max(change.position for change in changes),
+            count=0 if snapshot else len({change.identity for change in changes}),
+            arrived=max(change.raw.kafka_ts for change in changes),
+            ts=max(change.ts for change in changes),
+            snapshot=snapshot,
+            ended=any(change.snapshot in _SNAPSHOT_ENDS for change in changes),
+        )
+
+
+@dataclass
+class Decision:
+    """Which transactions may be published, and what follows from it.
+
+    :param ready: those that may.
+    :param marks: ends of complete snapshots.
+    :param ends: transaction ends that are still needed.
+    :param reached: position of the last change that is published now or was before.
+    :param end_lsn: log position of the last transaction end that was used up.
+    :param forced: transactions published although not all of them had come.
+    """
+
+    ready: set[Transaction] = field(default_factory=set)
+    marks: list[Mark] = field(default_factory=list)
+    ends: list[TransactionEnd] = field(default_factory=list)
+    reached: Position | None = None
+    end_lsn: int = 0
+    forced: int = 0
+
+
+@dataclass(frozen=True)
+class SnapshotFacts:
+    """What is known of snapshots beside their rows; see :func:`.snapshots.judge_snapshots`."""
+
+    ends: Sequence[SnapshotEnd] | None
+    order: int
+    reached: Position | None
+    streaming_at: int
+    markers: bool
+    patience: Patience
+
+    def judge(self, groups: Mapping[Transaction, SnapshotGroup], newest_change: Position | None) -> SnapshotVerdict:
+        """Decide which snapshots are whole."""
+        return judge_snapshots(
+            groups,
+            self.ends,
+            reached=self.reached,
+            order=self.order,
+            newest_change=newest_change,
+            streaming_at=self.streaming_at,
+            markers=self.markers,
+            patience=self.patience,
+        )
+
+
 def cut(
     changes: Sequence[Change],
     ends: Iterable[TransactionEnd] | None,
@@ -108,6 +206,8 @@ def cut(
     end_lsn: int = 0,
     patience: Patience,
     streaming_at: int = 0,
+    snapshot_ends: Sequence[SnapshotEnd] | None = None,
+    snapshot_order: int = -1,
 ) -> Cut:
     """Divide changes into those that may be published now and those that wait.
 
@@ -119,35 +219,67 @@ def cut(
     :param reached: position that the history stands at, None at first.
     :param end_lsn: log position of the last transaction end used up before.
     :param streaming_at: arrival in Kafka of the connector's newest transaction marker, microseconds; 0 for none.
+    :param snapshot_ends: what the connector told of snapshots of the table; None where it tells nothing.
+    :param snapshot_order: offset of the last of them that was used up before.
     """
-    result = Cut(reached=reached, end_lsn=end_lsn)
-    fresh: list[Change] = []
+    late: list[Change] = []
+    groups: dict[Transaction, list[Change]] = {}
     for change in changes:
-        late = reached is not None and change.position <= reached
-        (result.ready if late else fresh).append(change)
-    groups: dict[tuple[int, int, int, int], list[Change]] = {}
-    for change in fresh:
-        groups.setdefault(change.transaction, []).append(change)
-    known = _first_ends(ends, _used_up_to(fresh, reached, end_lsn))
-    complete = _complete(groups, known, patience, result) if ends is not None else dict.fromkeys(groups, True)
-    _hold_snapshots(groups, complete, reached, patience, streaming_at, result)
-    blocked = False
-    used = set()
+        if reached is not None and change.position <= reached:
+            late.append(change)
+        else:
+            groups.setdefault(change.transaction, []).append(change)
+    made = decide(
+        {transaction: Group.of(group) for transaction, group in groups.items()},
+        ends,
+        reached=reached,
+        end_lsn=end_lsn,
+        patience=patience,
+        streaming_at=streaming_at,
+    )
+    result = Cut(late, [], made.marks, made.ends, made.reached, made.end_lsn, made.forced)
     for transaction in sorted(groups):
-        blocked = blocked or not complete[transaction]
-        (result.pending if blocked else result.ready).extend(groups[transaction])
-        if not blocked:
-            used.add(transaction[3])
-    _advance(result, reached.epoch if reached else None, known, used, patience)
+        (result.ready if transaction in made.ready else result.pending).extend(groups[transaction])
     return result
 
 
-def _used_up_to(fresh: Iterable[Change], reached: Position | None, end_lsn: int) -> int:
+def decide(
+    groups: Mapping[Transaction, Group],
+    ends: Iterable[TransactionEnd] | None,
+    *,
+    reached: Position | None,
+    end_lsn: int = 0,
+    patience: Patience,
+    streaming_at: int = 0,
+) -> Decision:
+    """The rule of :func:`cut`, over whole transactions: those behind the position already reached.
+
+    :param groups: transactions that are not published yet.
+    """
+    result = Decision(reached=reached, end_lsn=end_lsn)
+    known = _first_ends(ends, _used_up_to(groups.values(), reached, end_lsn))
+    complete = _complete(groups, known, patience, result) if ends is not None else dict.fromkeys(groups, True)
+    facts = SnapshotFacts(snapshot_ends, snapshot_order, reached, streaming_at, ends is not None, patience)
+    _hold_snapshots(groups, complete, result, facts)
+    blocked = False
+    first_pending: Position | None = None
+    for transaction in sorted(groups):
+        blocked = blocked or not complete[transaction]
+        if blocked:
+            first = groups[transaction].first
+            first_pending = first if first_pending is None else min(first, first_pending)
+        else:
+            result.ready.add(transaction)
+    _advance(result, groups, known, first_pending, patience)
+    return result
+
+
+def _used_up_to(groups: Iterable[Group], reached: Position | None, end_lsn: int) -> int:
     """Transaction ends up to this log position are of published transactions: a redelivered one is known by it.
 
     Log positions of two epochs cannot be compared: a new one may be another server's.
     """
-    if reached is None or any(change.position.epoch != reached.epoch for change in fresh):
+    if reached is None or any(group.first.epoch != reached.epoch for group in groups):
         return 0
     return max(end_lsn, reached.commit) if reached.phase != SNAPSHOT else end_lsn
 
@@ -161,17 +293,12 @@ def _first_ends(ends: Iterable[TransactionEnd] | None, end_lsn: int) -> dict[int
 
 
 def _complete(
-    groups: Mapping[tuple[int, int, int, int], list[Change]],
+    groups: Mapping[Transaction, Group],
     ends: Mapping[int, TransactionEnd],
     patience: Patience,
-    result: Cut,
-) -> dict[tuple[int, int, int, int], bool]:
-    counts = {
-        transaction: len({change.identity for change in group})
-        for transaction, group in groups.items()
-        if not _is_snapshot(group)
-    }
-    seen = {transaction[3]: count for transaction, count in counts.items()}
+    result: Decision,
+) -> dict[Transaction, bool]:
+    seen = {transaction[3]: group.count for transaction, group in groups.items() if not group.snapshot}
     missing = [
         end.order for end in ends.values() if seen.get(end.tx, 0) < end.count and not patience.spent(end.kafka_ts)
     ]
@@ -179,8 +306,8 @@ def _complete(
     complete = {}
     for transaction, group in groups.items():
         end = ends.get(transaction[3])
-        whole = _is_snapshot(group) or (end is not None and counts[transaction] >= end.count)
-        if not whole and patience.spent(max(change.raw.kafka_ts for change in group)):
+        whole = group.snapshot or (end is not None and group.count >= end.count)
+        if not whole and patience.spent(group.arrived):
             whole = True
             result.forced += 1
         behind = barrier is not None and end is not None and end.order >= barrier
@@ -188,48 +315,48 @@ def _complete(
     return complete
 
 
-def _is_snapshot(group: Sequence[Change]) -> bool:
-    return group[0].op == "r"
-
-
 def _hold_snapshots(
     groups: Mapping[tuple[int, int, int, int], list[Change]],
     complete: dict[tuple[int, int, int, int], bool],
-    reached: Position | None,
-    patience: Patience,
-    streaming_at: int,
     result: Cut,
+    known: SnapshotFacts,
 ) -> None:
-    """Snapshot rows wait until their snapshot has come to an end: its last row is marked, or streaming has begun."""
-    newest = max((change.position for group in groups.values() for change in group if change.op != "r"), default=None)
-    for transaction, group in groups.items():
-        if not _is_snapshot(group):
-            continue
-        arrived = max(change.raw.kafka_ts for change in group)
-        ended = (
-            any(change.snapshot in _SNAPSHOT_ENDS for change in group)
-            or (newest is not None and newest > group[0].position)
-            or streaming_at > arrived
+    """Snapshot rows wait until their snapshot is whole."""
+    found = {
+        transaction: SnapshotGroup(
+            group[0].position,
+            len({change.key for change in group}),
+            max(change.raw.kafka_ts for change in group),
+            any(change.snapshot in _SNAPSHOT_ENDS for change in group),
+            max(change.ts for change in group),
         )
-        complete[transaction] = ended or patience.spent_on_snapshot(arrived)
-        if ended and transaction[1] == SNAPSHOT:
-            end = Position.end_of_snapshot(transaction[0])
-            if reached is None or end > reached:
-                latest = max(change.ts for change in group)
-                result.marks.append(Mark("snapshot", end, None, latest))
+        for transaction, group in groups.items()
+        if _is_snapshot(group)
+    }
+    newest = max((change.position for group in groups.values() for change in group if change.op != "r"), default=None)
+    verdict = known.judge(found, newest)
+    complete.update(verdict.complete)
+    result.marks += verdict.marks
+    result.snapshot_order, result.snapshot_ends = verdict.order, verdict.left
+    result.unfinished_snapshots = verdict.unfinished
 
 
 def _advance(
-    result: Cut, epoch: int | None, ends: Mapping[int, TransactionEnd], used: set[int], patience: Patience
+    result: Decision,
+    groups: Mapping[Transaction, Group],
+    ends: Mapping[int, TransactionEnd],
+    first_pending: Position | None,
+    patience: Patience,
 ) -> None:
-    if result.ready:
-        newest = max(change.position for change in result.ready)
-        result.reached = newest if result.reached is None else max(result.reached, newest)
+    epoch = result.reached.epoch if result.reached else None
+    for transaction in result.ready:
+        last = groups[transaction].last
+        result.reached = last if result.reached is None else max(result.reached, last)
     result.marks = list({mark.position: mark for mark in result.marks}.values())  # one for each epoch
-    first_pending = min((change.position for change in result.pending), default=None)
     result.marks = [mark for mark in result.marks if first_pending is None or mark.position < first_pending]
     for mark in result.marks:
         result.reached = mark.position if result.reached is None else max(result.reached, mark.position)
+    used = {transaction[3] for transaction in result.ready}
     before = result.end_lsn if epoch is None or result.reached is None or result.reached.epoch == epoch else 0
     result.end_lsn = max([before, *(ends[tx].lsn for tx in used if tx in ends)])
     result.ends = [end for end in ends.values() if end.tx not in used and not patience.spent(end.kafka_ts)]
