@@ -40,12 +40,13 @@ COLUMNS = [
     column("b", "int32", type="INT4"),
     column("big", type="TEXT"),
     column("note", type="TEXT"),
+    {**column("c", "int32", type="INT4"), "optional": False},
 ]
 
 
 @dataclass
 class Source:
-    """The table ``public.t(id, a, b, big, note)``.
+    """The table ``public.t(id, a, b, big, note, c NOT NULL)``.
 
     :param full: REPLICA IDENTITY FULL.
     :param epoch: life of the slot.
@@ -131,11 +132,12 @@ class Transaction:
     def _key_image(self, key: int, row: Row) -> Row:
         if self.source.full:
             return dict(row)
-        return {"id": key, **{name: None for name in row if name != "id"}}
+        # Debezium makes up a value where null is not allowed.
+        return {"id": key, **{name: 0 if name == "c" else None for name in row if name != "id"}}
 
     def insert(self, key: int, **values: Any) -> Transaction:
         assert key not in self.rows
-        row = {"id": key, "a": None, "b": None, "big": None, "note": None, **values}
+        row = {"id": key, "a": None, "b": None, "big": None, "note": None, "c": 0, **values}
         self.lsn += 8
         self.rows[key] = row
         self._log("c", key, None, dict(row))

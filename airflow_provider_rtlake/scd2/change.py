@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -55,6 +55,14 @@ class Shape:
 
     columns: tuple[ColumnType, ...]
     names: frozenset[str]
+
+    def holds_key_alone(self, image: Mapping[str, Any], key_columns: frozenset[str]) -> bool:
+        """Whether a before-image may hold the key and nothing else, as REPLICA IDENTITY DEFAULT sends it.
+
+        :param image: as JSON.
+        :param key_columns: their names in the history.
+        """
+        return all(column.name in key_columns or column.blank(image.get(column.field)) for column in self.columns)
 
     def values(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """Read a JSON row.
@@ -127,7 +135,9 @@ class Change:
     @property
     def identity(self) -> tuple[int, str | None, int, int | None, str]:
         """What makes two deliveries one change."""
-        return self.position.epoch, self.key, self.position.lsn, self.tx, self.op
+        where = self.position
+        # Rows of a snapshot taken while the slot lives have no log position but that of the commit before them.
+        return where.epoch, self.key, where.lsn or where.commit, self.tx, self.op
 
     @property
     def transaction(self) -> tuple[int, int, int, int]:
@@ -142,6 +152,11 @@ class Change:
         return self._before_values
 
     @property
+    def holds_key_alone(self) -> bool:
+        """Whether the before-image may be the key alone. Only where :attr:`before` is there."""
+        return self.shape.holds_key_alone(self.before or {}, self.key_columns)
+
+    @property
     def moves_key(self) -> bool:
         """Whether Debezium marked it as half of a changed primary key."""
         headers = self.raw.headers
@@ -154,6 +169,17 @@ class Change:
             return ()
         found = (_header_key((self.raw.headers or {}).get(name)) for name in _KEY_HEADERS)
         return tuple(key for key in found if key is not None)
+
+
+class Unread(NamedTuple):
+    """A row of bronze that is no change: it stops nothing, and keeps the table's check red until it is settled."""
+
+    topic: str
+    topic_partition: int
+    topic_offset: int
+    kafka_ts: int
+    message_key: str | None
+    reason: str
 
 
 def canonical_key(text: str) -> str:
@@ -248,6 +274,19 @@ class ChangeReader:
             raise ValueRefused(f"{error} (key {raw.message_key}, {_place(raw)})") from error
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UnreadableChange(f"{_place(raw)}: not a change of Debezium: {error!r}") from error
+
+    def read_all(self, raws: Iterable[RawChange]) -> tuple[list[Change], list[Unread]]:
+        """Read rows; what is no change is told apart, with its place and the reason.
+
+        :raises ValueRefused: a value has no exact form in its column's type.
+        """
+        changes, unread = [], []
+        for raw in raws:
+            try:
+                changes.append(self.read(raw))
+            except UnreadableChange as error:
+                unread.append(Unread(*raw[:5], str(error)))
+        return changes, unread
 
     def _read(self, raw: RawChange) -> Change:
         payload = json.loads(raw.payload)

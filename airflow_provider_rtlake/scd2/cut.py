@@ -12,7 +12,6 @@ from airflow_provider_rtlake.scd2.fold import Mark
 from airflow_provider_rtlake.scd2.position import SNAPSHOT, Position
 from airflow_provider_rtlake.scd2.snapshots import (
     SnapshotEnd,
-    SnapshotGroup,
     SnapshotVerdict,
     Transaction,
     judge_snapshots,
@@ -74,10 +73,7 @@ class Cut:
     :param reached: position of the last change that is published with this cut or was before.
     :param end_lsn: log position of the last transaction end that was used up.
     :param forced: transactions published after all patience was spent, although not all of them had come.
-    :param snapshot_ends: notifications of snapshots that are still needed.
-    :param snapshot_order: offset of the last one that was used up.
-    :param unfinished_snapshots: published after all patience was spent, although their end was not told: they close
-        nothing.
+    :param snapshots: which notifications of snapshots are used up, and which are still needed.
     """
 
     ready: list[Change] = field(default_factory=list)
@@ -87,9 +83,7 @@ class Cut:
     reached: Position | None = None
     end_lsn: int = 0
     forced: int = 0
-    snapshot_ends: list[SnapshotEnd] = field(default_factory=list)
-    snapshot_order: int = -1
-    unfinished_snapshots: int = 0
+    snapshots: SnapshotVerdict = field(default_factory=SnapshotVerdict)
 
 
 @dataclass(frozen=True)
@@ -114,16 +108,13 @@ class Patience:
         return self.now - kafka_ts > self.snapshot_limit
 
 
-Transaction = tuple[int, int, int, int]  # as of :attr:`.change.Change.transaction`
-
-
 @dataclass(slots=True)
 class Group:
     """What the cut needs to know of the changes of one transaction, or of the rows of one snapshot.
 
     :param first: position of one of them; those of a snapshot are all equal.
     :param last: the greatest position.
-    :param count: different changes.
+    :param count: different changes; of a snapshot: different keys.
     :param arrived: when the newest of them arrived in Kafka, microseconds UTC.
     :param ts: the latest time at the source, microseconds UTC.
     :param snapshot: they are rows of a snapshot.
@@ -141,14 +132,13 @@ class Group:
     @classmethod
     def of(cls, changes: Sequence[Change]) -> Group:
         """Sum up changes of one transaction."""
-        snapshot = changes[0].op == "r"
         return cls(
             first=changes[0].position,
             last=max(change.position for change in changes),
-            count=0 if snapshot else len({change.identity for change in changes}),
+            count=len({change.identity for change in changes}),
             arrived=max(change.raw.kafka_ts for change in changes),
             ts=max(change.ts for change in changes),
-            snapshot=snapshot,
+            snapshot=changes[0].op == "r",
             ended=any(change.snapshot in _SNAPSHOT_ENDS for change in changes),
         )
 
@@ -163,6 +153,7 @@ class Decision:
     :param reached: position of the last change that is published now or was before.
     :param end_lsn: log position of the last transaction end that was used up.
     :param forced: transactions published although not all of them had come.
+    :param snapshots: which notifications of snapshots are used up, and which are still needed.
     """
 
     ready: set[Transaction] = field(default_factory=set)
@@ -171,31 +162,7 @@ class Decision:
     reached: Position | None = None
     end_lsn: int = 0
     forced: int = 0
-
-
-@dataclass(frozen=True)
-class SnapshotFacts:
-    """What is known of snapshots beside their rows; see :func:`.snapshots.judge_snapshots`."""
-
-    ends: Sequence[SnapshotEnd] | None
-    order: int
-    reached: Position | None
-    streaming_at: int
-    markers: bool
-    patience: Patience
-
-    def judge(self, groups: Mapping[Transaction, SnapshotGroup], newest_change: Position | None) -> SnapshotVerdict:
-        """Decide which snapshots are whole."""
-        return judge_snapshots(
-            groups,
-            self.ends,
-            reached=self.reached,
-            order=self.order,
-            newest_change=newest_change,
-            streaming_at=self.streaming_at,
-            markers=self.markers,
-            patience=self.patience,
-        )
+    snapshots: SnapshotVerdict = field(default_factory=SnapshotVerdict)
 
 
 def cut(
@@ -236,8 +203,10 @@ def cut(
         end_lsn=end_lsn,
         patience=patience,
         streaming_at=streaming_at,
+        snapshot_ends=snapshot_ends,
+        snapshot_order=snapshot_order,
     )
-    result = Cut(late, [], made.marks, made.ends, made.reached, made.end_lsn, made.forced)
+    result = Cut(late, [], made.marks, made.ends, made.reached, made.end_lsn, made.forced, made.snapshots)
     for transaction in sorted(groups):
         (result.ready if transaction in made.ready else result.pending).extend(groups[transaction])
     return result
@@ -251,6 +220,8 @@ def decide(
     end_lsn: int = 0,
     patience: Patience,
     streaming_at: int = 0,
+    snapshot_ends: Sequence[SnapshotEnd] | None = None,
+    snapshot_order: int = -1,
 ) -> Decision:
     """The rule of :func:`cut`, over whole transactions: those behind the position already reached.
 
@@ -259,8 +230,18 @@ def decide(
     result = Decision(reached=reached, end_lsn=end_lsn)
     known = _first_ends(ends, _used_up_to(groups.values(), reached, end_lsn))
     complete = _complete(groups, known, patience, result) if ends is not None else dict.fromkeys(groups, True)
-    facts = SnapshotFacts(snapshot_ends, snapshot_order, reached, streaming_at, ends is not None, patience)
-    _hold_snapshots(groups, complete, result, facts)
+    result.snapshots = judge_snapshots(
+        {transaction: group for transaction, group in groups.items() if group.snapshot},
+        snapshot_ends,
+        reached=reached,
+        order=snapshot_order,
+        newest_change=max((group.last for group in groups.values() if not group.snapshot), default=None),
+        streaming_at=streaming_at,
+        markers=ends is not None,
+        patience=patience,
+    )
+    complete.update(result.snapshots.complete)
+    result.marks = list(result.snapshots.marks)
     blocked = False
     first_pending: Position | None = None
     for transaction in sorted(groups):
@@ -271,6 +252,7 @@ def decide(
         else:
             result.ready.add(transaction)
     _advance(result, groups, known, first_pending, patience)
+    result.snapshots.settle(result.ready, result.marks)
     return result
 
 
@@ -313,32 +295,6 @@ def _complete(
         behind = barrier is not None and end is not None and end.order >= barrier
         complete[transaction] = whole and not behind
     return complete
-
-
-def _hold_snapshots(
-    groups: Mapping[tuple[int, int, int, int], list[Change]],
-    complete: dict[tuple[int, int, int, int], bool],
-    result: Cut,
-    known: SnapshotFacts,
-) -> None:
-    """Snapshot rows wait until their snapshot is whole."""
-    found = {
-        transaction: SnapshotGroup(
-            group[0].position,
-            len({change.key for change in group}),
-            max(change.raw.kafka_ts for change in group),
-            any(change.snapshot in _SNAPSHOT_ENDS for change in group),
-            max(change.ts for change in group),
-        )
-        for transaction, group in groups.items()
-        if _is_snapshot(group)
-    }
-    newest = max((change.position for group in groups.values() for change in group if change.op != "r"), default=None)
-    verdict = known.judge(found, newest)
-    complete.update(verdict.complete)
-    result.marks += verdict.marks
-    result.snapshot_order, result.snapshot_ends = verdict.order, verdict.left
-    result.unfinished_snapshots = verdict.unfinished
 
 
 def _advance(

@@ -60,6 +60,8 @@ class Mark:
 
     :param kind: ``truncate`` or ``snapshot``.
     :param ts: microseconds UTC.
+    :param kafka_ts: arrival of the truncate's message, microseconds.
+    :param since: where the snapshot's rows stand: what was last seen before is absent from it.
     """
 
     kind: str
@@ -69,6 +71,13 @@ class Mark:
     topic: str = ""
     partition: int = -1
     offset: int = -1
+    kafka_ts: int = 0
+    since: Position | None = None
+
+    @property
+    def delivery(self) -> tuple[int, int, int]:
+        """Order of deliveries, as of a change."""
+        return self.kafka_ts, self.partition, self.offset
 
     @property
     def op(self) -> str:
@@ -162,7 +171,8 @@ class _Transaction:
     rows: dict[str, list[_Row]] = field(default_factory=dict)
     last: dict[str, Change | Mark] = field(default_factory=dict)
     removed: dict[int, tuple[str, _Row | None]] = field(default_factory=dict)  # lsn → what a delete took away
-    moved_to: dict[str, str] = field(default_factory=dict)
+    opened: dict[str, Version] = field(default_factory=dict)
+    closed: dict[str, Version] = field(default_factory=dict)
 
 
 def record_hash(values: Mapping[str, Any], untracked: frozenset[str]) -> str:
@@ -193,7 +203,7 @@ class Fold:
         }
         self.counters = Counters()
         self._untracked = untracked
-        self._epochs: dict[str, int] = {}
+        self._seen: dict[str, Position] = {}
         self._keys_only = False
 
     def run(self, steps: Iterable[Change | Mark]) -> Fold:
@@ -203,9 +213,8 @@ class Fold:
         :raises Refused: a transaction leaves more than one row of a key.
         """
         steps = list(steps)
-        # Updates without a before-image tell that the replica identity is the key: then a delete's image,
-        # in which every
-        # other column is null, is no image of a row of nulls.
+        # Updates without a before-image tell that the replica identity is the key: then a delete's image, in which
+        # every other column is null, is no image of a row of nulls.
         self._keys_only = any(step.op == "u" and isinstance(step, Change) and step.before is None for step in steps)
         ordered = sorted(steps, key=lambda step: (*step.transaction, step.position.lsn, _RANK[step.op]))
         for _, group in itertools.groupby(ordered, key=lambda step: step.transaction):
@@ -226,6 +235,10 @@ class Fold:
                 raise Refused("a transaction leaves more than one row of a key", crowded)
         for key, rows in tx.rows.items():
             self._settle(key, rows, tx)
+        for key, version in tx.opened.items():
+            left = tx.closed.get(version.previous_key or "")
+            if left is not None:
+                left.next_key = key
 
     def _follow(self, steps: list[Change | Mark], keys_only: bool) -> _Transaction:
         """Follow the rows through a transaction."""
@@ -259,7 +272,8 @@ class Fold:
     def _concerns(self, mark: Mark, key: str, current: Version) -> bool:
         if mark.kind == "truncate":
             return True
-        return max(self._epochs.get(key, 0), current.last_position.epoch) < mark.position.epoch
+        since = mark.since or Position(mark.position.epoch, SNAPSHOT, 0, 0)
+        return max(self._seen.get(key, current.last_position), current.last_position) < since
 
     def _change(self, tx: _Transaction, change: Change) -> None:
         key = change.key
@@ -267,7 +281,7 @@ class Fold:
             raise ValueError("a change without key must come as a mark")
         rows = self._rows(tx, key)
         tx.last[key] = change
-        self._epochs[key] = change.position.epoch
+        self._seen[key] = change.position
         op = change.op
         if op == "d":
             self.counters.deletes += 1
@@ -278,6 +292,7 @@ class Fold:
         if op == "u":
             self.counters.updates += 1
             source = self._remove(tx, rows, change)
+            previous = source.previous_key if source is not None else None
         elif op == "c":
             self.counters.inserts += 1
             source, previous = self._moved_from(tx, change)
@@ -287,13 +302,18 @@ class Fold:
         rows.append(self._new_row(change, source, previous))
 
     def _moved_from(self, tx: _Transaction, change: Change) -> tuple[_Row | None, str | None]:
-        """A changed primary key is a delete and an insert with one log position."""
+        """A changed primary key is a delete and an insert with one log position.
+
+        :return: the row as it was, and the key that it had before the transaction: None for one that this transaction
+            made, or that came back to its key.
+        """
         removed = tx.removed.pop(change.position.lsn, None)
         if removed is None or removed[0] == change.key:
             return None, None
         self.counters.key_changes += 1
-        tx.moved_to[removed[0]] = str(change.key)
-        return removed[1], removed[0]
+        key, row = removed
+        origin = key if row is None or row.old else row.previous_key
+        return row, None if origin == change.key else origin
 
     def _remove(self, tx: _Transaction, rows: list[_Row], change: Change) -> _Row | None:
         found = _find(rows, change, tx.keys_only)
@@ -327,12 +347,12 @@ class Fold:
             return
         if fresh is not None:
             if current is None:
-                self._open(history, key, fresh, step)
+                tx.opened[key] = self._open(history, key, fresh, step)
             else:
                 self.counters.insert_of_open_key += any(row.old for row in rows)
-                self._replace(history, current, fresh, step, tx.moved_to.get(key))
+                self._replace(tx, history, current, fresh, step)
         elif current is not None and not rows:
-            self._delete(current, step, tx.moved_to.get(key))
+            self._delete(tx, current, step)
         if not history:
             del self.histories[key]
 
@@ -359,14 +379,15 @@ class Fold:
         return version
 
     def _replace(
-        self, history: list[Version], current: Version, row: _Row, step: Change | Mark, next_key: str | None
+        self, tx: _Transaction, history: list[Version], current: Version, row: _Row, step: Change | Mark
     ) -> None:
         columns = row.columns or frozenset(row.values)
         differing = {name for name in columns if not same(current.values.get(name), row.values.get(name))}
         if differing - self._untracked:
             opened = self._open(history, current.key, row, step)
             current.end, current.closed, current.closed_by = opened.start, opened.opened, "change"
-            current.last_position, current.next_key = step.position, next_key
+            current.last_position = step.position
+            tx.opened[current.key], tx.closed[current.key] = opened, current
             self.counters.closed += 1
             return
         known = current.unknown & columns - row.unknown
@@ -378,7 +399,7 @@ class Fold:
         current.last_position = step.position
         self.counters.overwritten += 1
 
-    def _delete(self, current: Version, step: Change | Mark, next_key: str | None) -> None:
+    def _delete(self, tx: _Transaction, current: Version, step: Change | Mark) -> None:
         current.end = max(step.ts, current.start + 1)
         if current.end != step.ts:
             current.moved = True
@@ -386,7 +407,8 @@ class Fold:
         current.deleted = True
         current.closed = _event(step)
         current.closed_by = step.kind if isinstance(step, Mark) else "change"
-        current.last_position, current.next_key = step.position, next_key
+        current.last_position = step.position
+        tx.closed[current.key] = current
         self.counters.closed += 1
         self.counters.closed_by_snapshot += current.closed_by == "snapshot"
 
@@ -403,19 +425,23 @@ def _event(step: Change | Mark) -> Event:
 
 
 def _find(rows: list[_Row], change: Change, keys_only: bool) -> int | None:
-    """Which row a removal takes: the one equal to its before-image, else one that agrees with what the image holds
-    (a key alone agrees with any), the newest first, else one that was there before the transaction."""
+    """Which row a removal takes, the newest first: the one equal to its before-image; where the image may be a key
+    alone, any; else one that agrees with what the image holds; else one that was there before the transaction."""
     if not rows:
         return None
-    if len(rows) == 1 and rows[0].old:
-        return 0
-    if change.before is None:
-        return len(rows) - 1
+    newest = len(rows) - 1
+    if change.before is None or (newest == 0 and rows[0].old):
+        return newest
+    key_alone = change.holds_key_alone
+    if key_alone and keys_only:
+        return newest
     image = change.before_values()
-    for exact in (False,) if keys_only else (True, False):
-        for index in range(len(rows) - 1, -1, -1):
+    for exact in (True, False):
+        for index in range(newest, -1, -1):
             if _agrees(rows[index], image, exact):
                 return index
+        if key_alone:
+            return newest
     return next((index for index, row in enumerate(rows) if row.old), None)
 
 

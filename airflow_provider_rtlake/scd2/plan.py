@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 from airflow_provider_rtlake.scd2.change import Change
-from airflow_provider_rtlake.scd2.fold import Counters, Event, Fold, Mark, Version
-from airflow_provider_rtlake.scd2.position import Position
+from airflow_provider_rtlake.scd2.fold import Counters, Event, Fold, Mark, Refused, Version
+from airflow_provider_rtlake.scd2.position import SNAPSHOT, Position
 from airflow_provider_rtlake.scd2.values import same
 
 
@@ -54,6 +54,8 @@ class Plan:
     :param applied: changes to remember: those that are not remembered yet.
     :param marks: truncates and snapshot ends known from now on.
     :param expected: last version of each touched key afterwards, None where it has none: what the check compares.
+    :param after: of each touched key the versions from its last stored one on, and of a key folded anew all of them.
+    :param anew: keys folded anew.
     """
 
     removed: list[Stored] = field(default_factory=list)
@@ -61,6 +63,8 @@ class Plan:
     applied: list[Change] = field(default_factory=list)
     marks: list[Mark] = field(default_factory=list)
     expected: dict[str, Version | None] = field(default_factory=dict)
+    after: dict[str, list[Version]] = field(default_factory=dict)
+    anew: set[str] = field(default_factory=set)
     counters: Counters = field(default_factory=Counters)
     changes: int = 0
     duplicates: int = 0
@@ -81,19 +85,36 @@ class Plan:
 
 
 def distinct(changes: Iterable[Change]) -> list[Change]:
-    """One delivery of each change: the first."""
+    """One delivery of each change: the first.
+
+    :raises Refused: two deliveries tell of different commits: the source's log began anew.
+    """
     first: dict[Any, Change] = {}
     for change in changes:
         known = first.get(change.identity)
-        if known is None or change.raw.delivery < known.raw.delivery:
+        if known is None:
+            first[change.identity] = change
+            continue
+        _refuse_another_commit(known, change)
+        if change.raw.delivery < known.raw.delivery:
             first[change.identity] = change
     return list(first.values())
+
+
+def _refuse_another_commit(known: Change, change: Change) -> None:
+    if known.ts != change.ts and change.op != "r":
+        raise Refused(
+            "a change came again with another commit time: the log position fell back (a restored source?) and a new "
+            "snapshot is needed (rtlake connectors apply)",
+            [str(change.key)],
+        )
 
 
 def truncate_mark(change: Change) -> Mark:
     """A truncate as a mark."""
     raw = change.raw
-    return Mark("truncate", change.position, change.tx, change.ts, raw.topic, raw.topic_partition, raw.topic_offset)
+    place = raw.topic, raw.topic_partition, raw.topic_offset, raw.kafka_ts
+    return Mark("truncate", change.position, change.tx, change.ts, *place)
 
 
 def plan_merge(
@@ -126,6 +147,7 @@ def plan_merge(
     known.update({mark.position: mark for mark in fresh_marks})
     plan.marks = [known[position] for position in sorted(known)]
     keyed = [change for change in once if change.op != "t"]
+    _refuse_second_snapshot(keyed, known_marks, reached)
     everything = reached is not None and any(mark.position <= reached for mark in fresh_marks)
     late_keys = store.all_keys() if everything else set()
     late_keys |= {str(change.key) for change in keyed if reached is not None and change.position <= reached}
@@ -137,7 +159,29 @@ def plan_merge(
 
 def _is_news(mark: Mark, known: Mark | None) -> bool:
     """Not known yet, or known from a later delivery only."""
-    return known is None or (mark.partition, mark.offset) < (known.partition, known.offset)
+    if known is None:
+        return True
+    return mark.kind == "truncate" and known.kafka_ts > 0 and mark.delivery < known.delivery
+
+
+def _refuse_second_snapshot(changes: Sequence[Change], marks: Iterable[Mark], reached: Position | None) -> None:
+    """A new snapshot is a new epoch. One that began after this epoch's stream cannot be put before it."""
+    if reached is None or reached.phase == SNAPSHOT:
+        return
+    since = max((mark.since for mark in marks if mark.since and mark.since.epoch == reached.epoch), default=None)
+    if since is None or since.lsn == 0:
+        return
+    second = [
+        str(change.key)
+        for change in changes
+        if change.position.phase == SNAPSHOT and change.position.epoch == since.epoch and change.position > since
+    ]
+    if second:
+        raise Refused(
+            f"a second snapshot came within epoch {since.epoch} of the replication slot: begin a new epoch "
+            "(rtlake connectors apply)",
+            second,
+        )
 
 
 def _late_part(
@@ -159,12 +203,14 @@ def _late_part(
         arrived.setdefault(str(change.key), []).append(change)
     refolded = {}
     for key, group in known.items():
-        before = {change.identity: change.raw.delivery for change in group}
-        news = [
-            change
-            for change in arrived.get(key, ())
-            if change.identity not in before or change.raw.delivery < before[change.identity]
-        ]
+        before = {change.identity: change for change in group}
+        news = []
+        for change in arrived.get(key, ()):
+            first = before.get(change.identity)
+            if first is not None:
+                _refuse_another_commit(first, change)
+            if first is None or change.raw.delivery < first.raw.delivery:
+                news.append(change)
         plan.duplicates += len(arrived.get(key, ())) - len(news)
         plan.late += sum(reached is not None and change.position <= reached for change in news)
         plan.applied += news
@@ -239,16 +285,15 @@ def _fold_anew(store: Store, plan: Plan, refolded: Mapping[str, list[Change]], u
     steps: list[Change | Mark] = [change for group in refolded.values() for change in group]
     fold = Fold({}, untracked).run([*steps, *plan.marks])
     stored = store.all_versions(refolded.keys())
+    plan.anew = set(refolded)
     for key in refolded:
         _difference(plan, key, stored.get(key, []), fold.histories.get(key, []))
 
 
 def _difference(plan: Plan, key: str, before: Sequence[Stored], after: Sequence[Version]) -> None:
     kept = {}
-    if after:
-        plan.expected[key] = after[-1]
-    else:
-        plan.expected[key] = None
+    plan.expected[key] = after[-1] if after else None
+    plan.after[key] = list(after)
     for index, version in enumerate(after):
         last = index == len(after) - 1
         match = next(

@@ -404,13 +404,16 @@ def read_changes(table: pa.Table) -> list[RawChange]:
 
 def mark_json(mark: Mark) -> list[Any]:
     """A mark for the checkpoint."""
-    return [mark.kind, mark.position.text, mark.tx, mark.ts, mark.topic, mark.partition, mark.offset]
+    place = [mark.topic, mark.partition, mark.offset, mark.kafka_ts, mark.since and mark.since.text]
+    return [mark.kind, mark.position.text, mark.tx, mark.ts, *place]
 
 
 def mark_from(data: Sequence[Any]) -> Mark:
     """The inverse of :func:`mark_json`."""
-    kind, position, tx, ts, topic, partition, offset = data
-    return Mark(kind, Position.parse(position), tx, ts, topic, partition, offset)
+    kind, position, tx, ts, topic, partition, offset, *later = data
+    kafka_ts, since = later or (0, None)  # written before there were these two
+    where = Position.parse(position)
+    return Mark(kind, where, tx, ts, topic, partition, offset, kafka_ts, since and Position.parse(since))
 
 
 def create_statement(

@@ -49,7 +49,14 @@ _ISO = re.compile(
 
 _EXACT = Context(prec=80, traps=[Inexact])
 
+# Texts that stand for "nothing" in a column that cannot be null: 0, 0.00, midnight, the epoch, uuid of zeros
+_ZERO = re.compile(r"[-+]?[0:.\-]*(e[-+]?\d+)?Z?|1970-01-01(T[0:.]+)?Z?|[0:.]+\+00(:00)?|P[0YMDTHS.]+", re.IGNORECASE)
+
 Reader = Callable[[Any], Any]
+
+
+def _is_null(value: Any) -> bool:
+    return value is None
 
 
 class ValueRefused(TerminalError):
@@ -65,6 +72,8 @@ class ColumnType:
     :param read: turns the JSON value (never None) into the Python form.
     :param postgres: type as the source names it, for messages.
     :param field: name in the message.
+    :param blank: what stands in a before-image for a value that was not sent: null, or the default (Debezium makes up
+        0, false or an empty text where it has none) of a column that cannot be null.
     """
 
     name: str
@@ -72,6 +81,7 @@ class ColumnType:
     read: Reader
     postgres: str
     field: str
+    blank: Callable[[Any], bool] = _is_null
 
 
 def _as_is(value: Any) -> Any:
@@ -294,7 +304,12 @@ def column_type(field: dict[str, Any], *, name: str | None = None, as_text: bool
     )
     detail = f"({length}{',' + scale if scale else ''})" if length and str(source).upper() == "NUMERIC" else ""
     kind, read = ("string", _declared_text) if as_text else _resolve(field)
-    return ColumnType(name or own, kind, _guarded(read, name or own), f"{str(source).lower()}{detail}", own)
+    blank = _is_null if field.get("optional", True) else _made_up(field.get("default"))
+    return ColumnType(name or own, kind, _guarded(read, name or own), f"{str(source).lower()}{detail}", own, blank)
+
+
+def _made_up(default: Any) -> Callable[[Any], bool]:
+    return lambda value: not value or value == default or _ZERO.fullmatch(str(value)) is not None
 
 
 _DECIMAL = re.compile(r"decimal\((\d+),\s*(\d+)\)")
@@ -327,6 +342,8 @@ def same(left: Any, right: Any) -> bool:
     """Whether two values of a column are one value: NaN equals itself, -0.0 differs from 0.0."""
     if left is right:
         return True
+    if left.__class__ is list and right.__class__ is list:
+        return len(left) == len(right) and all(map(same, left, right))
     if left.__class__ is not float or right.__class__ is not float:
         return bool(left == right)
     return (left == right and math.copysign(1, left) == math.copysign(1, right)) or (left != left and right != right)

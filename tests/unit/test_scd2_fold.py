@@ -14,6 +14,7 @@ from airflow_provider_rtlake.scd2.checks import check_plan, check_written
 from airflow_provider_rtlake.scd2.fold import Event, Refused, Version, record_hash
 from airflow_provider_rtlake.scd2.plan import Plan, Stored
 from airflow_provider_rtlake.scd2.position import Position
+from airflow_provider_rtlake.scd2.values import same
 from tests.scd2_memory import Memory
 from tests.scd2_source import PLACEHOLDER, Source, column
 
@@ -341,7 +342,7 @@ def test_property_18_replay_from_the_start_gives_the_equal_table() -> None:
 
 def test_property_19_a_snapshot_row_is_older_than_a_change_with_a_smaller_log_position() -> None:
     source, table = Source(), Memory()
-    source.rows = {1: {"id": 1, "a": "read", "b": None, "big": None, "note": None}}
+    source.rows = {1: {"id": 1, "a": "read", "b": None, "big": None, "note": None, "c": 0}}
     snapshot = source.snapshot(100, lsn=100)
     early = source.begin(110, lsn=82).update(1, a="streamed").commit()
     for group in (early, snapshot):
@@ -369,7 +370,9 @@ def test_property_19_a_second_snapshot_closes_what_is_not_in_it() -> None:
 
 def test_property_19_a_snapshot_that_has_not_ended_waits() -> None:
     source, table = Source(), Memory()
-    source.rows = {number: {"id": number, "a": "x", "b": None, "big": None, "note": None} for number in (1, 2, 3)}
+    source.rows = {
+        number: {"id": number, "a": "x", "b": None, "big": None, "note": None, "c": 0} for number in (1, 2, 3)
+    }
     rows = source.snapshot(100)
     table.merge(rows[:2])
     assert table.everything() == {}
@@ -395,13 +398,25 @@ def version(**facts: Any) -> Version:
 
 
 def test_property_22_what_is_about_to_be_written_is_checked() -> None:
-    check_plan(Plan(added=[(version(end=20), False), (version(start=20), True)]))
+    closed = {"closed": version().opened}
+
+    def check(*versions: Version) -> None:
+        check_plan(Plan(after={key(1): list(versions)}))
+
+    check(version(end=20, **closed), version(start=20))
+    check(version(end=15, deleted=True, **closed), version(start=20))
     with pytest.raises(Refused, match="empty or inverted"):
-        check_plan(Plan(added=[(version(end=10), True)]))
+        check(version(end=10, deleted=True, **closed))
     with pytest.raises(Refused, match="overlap"):
-        check_plan(Plan(added=[(version(end=21), False), (version(start=20), True)]))
+        check(version(end=21, **closed), version(start=20))
     with pytest.raises(Refused, match="not the last of its key is open"):
-        check_plan(Plan(added=[(version(), False)]))
+        check(version(), version(start=20))
+    with pytest.raises(Refused, match="time in which it was not deleted"):
+        check(version(end=15, **closed), version(start=20))
+    with pytest.raises(Refused, match="what closed it"):
+        check(version(end=15, deleted=True))
+    with pytest.raises(Refused, match="ends without a delete"):
+        check(version(end=15, **closed))
 
 
 def test_property_22_what_was_written_is_read_back_and_compared() -> None:
@@ -412,6 +427,117 @@ def test_property_22_what_was_written_is_read_back_and_compared() -> None:
             check_written(plan, found)
     with pytest.raises(Refused):
         check_written(Plan(expected={key(1): None}), {key(1): [Stored(version(), True)]})
+
+
+def test_property_22_versions_of_a_key_folded_anew_are_read_back_whole() -> None:
+    old, new = version(end=20, closed=version().opened), version(start=20)
+    plan = Plan(expected={key(1): new}, after={key(1): [old, new]}, anew={key(1)})
+    found = {key(1): [Stored(new, True)]}
+    check_written(plan, found, {key(1): [Stored(new, True), Stored(old, False)]})
+    for whole in ({}, found, {key(1): [Stored(version(end=19), False), Stored(new, True)]}):
+        with pytest.raises(Refused, match="does not hold"):
+            check_written(plan, found, whole)
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_property_4_a_row_that_a_transaction_makes_and_deletes_leaves_nothing(full: bool) -> None:
+    # Without the full row, Debezium makes up 0 for a column that cannot be null: the delete's image equals no row.
+    source, table = Source(full=full), Memory()
+    table.merge(source.begin(10).insert(1, a="x", c=7).delete(1).commit())
+    assert table.everything() == {}
+    table.merge(source.begin(20).insert(1, a="x", c=7).delete(1).insert(1, a="y", c=8).commit())
+    assert [one.values["c"] for one in table.everything()[key(1)]] == [8]
+
+
+def test_property_7_keys_that_move_twice_in_a_transaction_are_linked_end_to_end() -> None:
+    source, table = Source(), Memory()
+    table.merge(source.begin(10).insert(1, a="x").insert(5, a="p").commit())
+    table.merge(source.begin(20).change_key(1, 2).change_key(2, 3).update(3, a="y").commit())
+    table.merge(source.begin(30).change_key(5, 6).change_key(6, 5).commit())
+    found = table.everything()
+    assert (found[key(1)][0].next_key, found[key(3)][0].previous_key) == (key(3), key(1))
+    assert key(2) not in found
+    assert [(one.next_key, one.previous_key, one.end) for one in found[key(5)]] == [(None, None, None)]
+
+
+def test_property_7_a_key_that_moves_and_is_deleted_names_no_successor() -> None:
+    source, table = Source(), Memory()
+    table.merge(source.begin(10).insert(1, a="x").commit())
+    table.merge(source.begin(20).change_key(1, 2).delete(2).insert(3, a="q").change_key(3, 4).commit())
+    found = table.everything()
+    assert [(one.deleted, one.next_key) for one in found[key(1)]] == [(True, None)]
+    assert found[key(4)][0].previous_key is None
+
+
+def test_property_8_a_truncate_that_comes_again_elsewhere_changes_nothing() -> None:
+    source, table = Source(), Memory()
+    table.merge(source.begin(10).insert(1, a="x").commit())
+    truncate = source.begin(20).truncate().commit()
+    table.merge([raw._replace(topic_partition=2) for raw in truncate])
+    before = table.everything()
+    plan = table.merge([raw._replace(topic_partition=0, kafka_ts=raw.kafka_ts + 50) for raw in truncate])
+    assert (plan.added, plan.removed, plan.refolded_keys) == ([], [], 0)
+    assert table.everything() == before
+
+
+def test_property_14_values_in_lists_are_compared_like_values() -> None:
+    nan = float("nan")
+    assert same([nan, 1.0], [float("nan"), 1.0])
+    assert not same([0.0], [-0.0])
+    assert not same([1.0], [1.0, 2.0])
+    assert same([None, "a"], [None, "a"])
+
+
+def test_property_18_a_log_that_began_anew_is_noticed() -> None:
+    source, table = Source(), Memory()
+    first = source.begin(10).insert(1, a="x").commit()
+    table.merge(first)
+    other = [raw._replace(payload=raw.payload.replace('"ts_us": 10', '"ts_us": 99')) for raw in again(first)]
+    with pytest.raises(Refused, match="another commit time"):
+        table.merge(other)
+
+
+def test_property_19_two_snapshots_within_the_stream_are_two() -> None:
+    source, table = Source(full=False), Memory()
+    rows = {1: {"id": 1, "a": "x", "b": None, "big": None, "note": None, "c": 0}}
+
+    def blocking(commit: int, ts: int, value: str) -> list[RawChange]:
+        facts = {"lsn": commit, "ts_us": ts, "snapshot": "last", "sequence": json.dumps([str(commit)] * 2)}
+        return [source.raw("r", 1, None, {**rows[1], "a": value}, **facts)]
+
+    first, second = blocking(2000, 20, "first"), blocking(3000, 30, "second")
+    late = source.raw("u", 1, None, {**rows[1], "a": "between"}, lsn=2500, txId=9, ts_us=25, sequence='["2400","2500"]')
+    table.merge(first)
+    table.merge(second)
+    table.merge([late])
+    assert [found[0] for found in spans(table, 1)] == ["first", "between", "second"]
+
+
+def test_property_19_a_second_snapshot_without_a_new_epoch_is_refused() -> None:
+    source, table = Source(), Memory()
+    source.rows = {1: {"id": 1, "a": "read", "b": None, "big": None, "note": None, "c": 0}}
+    table.merge(source.snapshot(100, lsn=100))
+    table.merge(source.begin(110).update(1, a="streamed").commit())
+    with pytest.raises(Refused, match="second snapshot came within epoch 1"):
+        table.merge(source.snapshot(200, lsn=900_000))
+
+
+def test_property_19_a_snapshot_that_began_again_closes_what_only_its_first_attempt_saw() -> None:
+    source, table = Source(), Memory()
+    source.rows = {number: {"id": number, "a": "x", "b": None, "big": None, "note": None, "c": 0} for number in (1, 2)}
+    first = [raw._replace(payload=raw.payload.replace('"last"', '"true"')) for raw in source.snapshot(100, lsn=100)]
+    del source.rows[2]
+    table.merge(first + source.snapshot(150, lsn=140))
+    assert spans(table, 2) == [("x", 100, 150, True)]
+    assert spans(table, 1) == [("x", 100, None, False)]
+
+
+def test_what_is_no_change_is_told_apart_and_stops_nothing() -> None:
+    good = Source().begin(1).insert(1, a="x").commit()
+    changes, unread = Memory().reader.read_all([good[0]._replace(payload="{", topic_offset=77), *good])
+    assert [change.key for change in changes] == [key(1)]
+    assert [(one.topic_offset, one.message_key) for one in unread] == [(77, key(1))]
+    assert "topic p.public.t partition 0 offset 77" in unread[0].reason
 
 
 def test_property_23_every_version_names_its_origin() -> None:

@@ -21,7 +21,12 @@ TEXTS = ["x", "y", "", None]
 def _statement(dice: random.Random, tx: Transaction, keys: int) -> None:
     here, free = sorted(tx.rows), [key for key in range(keys) if key not in tx.rows]
     choice = dice.random()
-    values = {"a": dice.choice(TEXTS), "b": dice.choice([1, 2, None]), "note": dice.choice(TEXTS)}
+    values = {
+        "a": dice.choice(TEXTS),
+        "b": dice.choice([1, 2, None]),
+        "note": dice.choice(TEXTS),
+        "c": dice.choice([0, 3]),
+    }
     if dice.random() < 0.4:
         values["big"] = dice.choice(["L" * 9, "M" * 9, None])
     if choice < 0.03:
