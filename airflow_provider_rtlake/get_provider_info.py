@@ -11,6 +11,7 @@ PACKAGE = "airflow_provider_rtlake"
 
 # System → its documentation. One integration each, so that the UI and ``airflow providers`` can name it.
 INTEGRATIONS = {
+    "Apache Kafka": "https://kafka.apache.org/",
     "Kafka Connect": "https://kafka.apache.org/documentation/#connect",
     "Apache Flink": "https://flink.apache.org/",
     "Project Nessie": "https://projectnessie.org/",
@@ -182,6 +183,7 @@ HOOKS = {
     "Apache Pinot": ["pinot"],
 }
 OPERATORS = {
+    "Apache Kafka": ["kafka"],
     "Kafka Connect": ["kafka_connect"],
     "Apache Flink": ["flink"],
     "Project Nessie": ["nessie"],

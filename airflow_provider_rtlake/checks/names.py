@@ -62,8 +62,7 @@ class TableName:
 
     def __str__(self) -> str:
         return ".".join(
-            part if re.fullmatch(r"[^\".]+", part) else quoted(part)
-            for part in (self.catalog, self.schema, self.table)
+            part if re.fullmatch(r"[^\".]+", part) else quoted(part) for part in (self.catalog, self.schema, self.table)
         )
 
     def columns_sql(self) -> str:

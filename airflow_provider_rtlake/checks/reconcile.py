@@ -77,9 +77,7 @@ def comparable_columns(
     :param ignored: columns that only one of them is meant to have.
     :raises UserError: a named column is missing or cannot be compared.
     """
-    wanted = (
-        columns if columns is not None else [*left.types, *(c for c in right.types if c not in left.types)]
-    )
+    wanted = columns if columns is not None else [*left.types, *(c for c in right.types if c not in left.types)]
     pairs: dict[str, tuple[str, str]] = {}
     left_out: dict[str, str] = {}
     for column in wanted:
@@ -89,9 +87,7 @@ def comparable_columns(
         if lacking:
             left_out[column] = f"not in {' and '.join(lacking)}"
             continue
-        pair = comparable(
-            f"l.{quoted(column)}", left.types[column], f"r.{quoted(column)}", right.types[column]
-        )
+        pair = comparable(f"l.{quoted(column)}", left.types[column], f"r.{quoted(column)}", right.types[column])
         if pair is None:
             left_out[column] = f"{left.types[column]} and {right.types[column]} cannot be compared"
         else:
@@ -130,9 +126,7 @@ def reconcile(
     differing = ", ".join(
         f"IF({one} IS DISTINCT FROM {other}, {literal(name)})" for name, (one, other) in pairs.items()
     )
-    differs = (
-        f"filter(ARRAY[{differing}], c -> c IS NOT NULL)" if pairs else "CAST(ARRAY[] AS array(varchar))"
-    )
+    differs = f"filter(ARRAY[{differing}], c -> c IS NOT NULL)" if pairs else "CAST(ARRAY[] AS array(varchar))"
     mine, theirs = key_text(keys, left.types, "l."), key_text(keys, right.types, "r.")
     key = f"IF(l.rtlake_n IS NULL, {theirs}, {mine})"
     sql = f"""

@@ -63,9 +63,7 @@ def invariants_sql(
     """
     missing = [name for name in (*keys, START, END, CURRENT, DELETED) if name not in types]
     if missing or not keys:
-        raise UserError(
-            f"{table} is no history by {list(keys)}: it has no column {', '.join(missing) or 'named'}"
-        )
+        raise UserError(f"{table} is no history by {list(keys)}: it has no column {', '.join(missing) or 'named'}")
     key = ", ".join(quoted(name) for name in keys)
     shown = f"{key_text(keys, types)} || ' from ' || coalesce(CAST({quoted(START)} AS varchar), 'NULL')"
     broken = ",\n    ".join(f"IF({condition}, '{rule}')" for rule, condition in RULES.items())

@@ -56,15 +56,10 @@ class Instant:
         :param transaction: SQL expression of a transaction's number, NULL for one that is long over.
         """
         number = f"mod({transaction}, 4294967296)"
-        not_running = (
-            f" AND {number} NOT IN ({', '.join(str(xid) for xid in self.running)})" if self.running else ""
-        )
+        not_running = f" AND {number} NOT IN ({', '.join(str(xid) for xid in self.running)})" if self.running else ""
         # Nothing begins between the reading and the answer that would be 2^31 numbers ahead.
         older = f"{number} > {self.xmax} AND {number} - {self.xmax} > 2147483648"
-        return (
-            f"({transaction} IS NULL OR {number} < {self.xmin} OR {older} "
-            f"OR ({number} < {self.xmax}{not_running}))"
-        )
+        return f"({transaction} IS NULL OR {number} < {self.xmin} OR {older} OR ({number} < {self.xmax}{not_running}))"
 
     def passed(self, position: str) -> bool:
         """Whether a merge that reached this position holds every transaction that the snapshot saw.
@@ -105,9 +100,7 @@ class Pair:
     not_compared: dict[str, str]
 
 
-def pair(
-    history: Mapping[str, str], source: Mapping[str, str], keys: Sequence[str], own: Sequence[str]
-) -> Pair:
+def pair(history: Mapping[str, str], source: Mapping[str, str], keys: Sequence[str], own: Sequence[str]) -> Pair:
     """Find out what can be compared.
 
     :param history: column → Trino type of the history.
@@ -133,9 +126,7 @@ def pair(
             left[column], right[column] = mine(quoted(column)), theirs(quoted(column))
     lost = [key for key in keys if key not in left]
     if lost:
-        raise UserError(
-            f"key columns cannot be compared: {', '.join(f'{key}: {skipped.get(key)}' for key in lost)}"
-        )
+        raise UserError(f"key columns cannot be compared: {', '.join(f'{key}: {skipped.get(key)}' for key in lost)}")
     return Pair(tuple(keys), left, right, skipped)
 
 

@@ -22,6 +22,7 @@ from airflow_provider_rtlake.hooks.nessie import NessieHook
 from airflow_provider_rtlake.maintenance import plan
 from airflow_provider_rtlake.operators.errors import no_retry_of_terminal_errors
 from airflow_provider_rtlake.operators.trino_base import TrinoOperator
+from airflow_provider_rtlake.operators.values import truth
 
 
 class IcebergMaintainTableOperator(TrinoOperator):
@@ -41,12 +42,12 @@ class IcebergMaintainTableOperator(TrinoOperator):
         done.
     :param trino_conn_id: connection id (templated).
     :param nessie_conn_id: connection id (templated).
-    :param dry_run: only say what would be done.
+    :param dry_run: only say what would be done (templated).
     :return: ``before`` and ``after`` (numbers of files and snapshots), ``done``, ``skipped`` with reasons,
         ``changed``.
     """
 
-    template_fields = ("trino_conn_id", "nessie_conn_id", "table", "catalog")
+    template_fields = ("trino_conn_id", "nessie_conn_id", "table", "catalog", "dry_run_only")
     ui_color = "#e9e4d4"
 
     def __init__(
@@ -61,7 +62,7 @@ class IcebergMaintainTableOperator(TrinoOperator):
         needed_by: Mapping[str, str] | None = None,
         merge_of: str | None = None,
         nessie_conn_id: str = NessieHook.default_conn_name,
-        dry_run: bool = False,
+        dry_run: bool | str = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -105,7 +106,7 @@ class IcebergMaintainTableOperator(TrinoOperator):
                 skipped[action] = reason
             else:
                 done.append(action)
-        after = self._census(table) if done and not self.dry_run_only else before
+        after = self._census(table) if done and not self._only_told else before
         return {
             "before": before,
             "after": after,
@@ -113,6 +114,10 @@ class IcebergMaintainTableOperator(TrinoOperator):
             "skipped": skipped,
             "changed": after != before,
         }
+
+    @property
+    def _only_told(self) -> bool:
+        return truth(self.dry_run_only, "dry_run")
 
     def _reason_against(self, action: str, nessie: NessieHook, census: Mapping[str, int]) -> str:
         """Why an action is not done; nothing where it is."""
@@ -144,7 +149,7 @@ class IcebergMaintainTableOperator(TrinoOperator):
             if not self.query(plan.expirable_sql(table, keep))[0][0]:
                 return "no snapshot is that old" + (f"; {kept.because}" if kept.because else "")
         sql = plan.action_sql(action, table, keep=keep, small_file_mb=self.small_file_mb)
-        if self.dry_run_only:
+        if self._only_told:
             self.log.info("would run: %s", sql)
         elif action in plan.DELETING:
             with self._deletion_allowed(table):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import BaseOperator, Context
 
@@ -14,8 +14,11 @@ from airflow_provider_rtlake.hooks.kafka import kafka_client
 from airflow_provider_rtlake.hooks.kafka_connect import KafkaConnectHook
 from airflow_provider_rtlake.links.kafka_connect import KafkaConnectStatusLink
 from airflow_provider_rtlake.operators.errors import no_retry_of_terminal_errors
-from airflow_provider_rtlake.streams.connect_apply import ConnectorDeployment
+from airflow_provider_rtlake.operators.values import truth
 from airflow_provider_rtlake.streams.load import load_declarations
+
+if TYPE_CHECKING:
+    from airflow_provider_rtlake.streams.connect_apply import ConnectorDeployment
 
 
 class _KafkaConnectOperator(BaseOperator):
@@ -78,11 +81,11 @@ class _Deploying(_KafkaConnectOperator):
     :param folder: folder of the declarations, ``connectors/*.yaml`` (templated).
     :param kafka_conn_id: connection id of the Kafka cluster (templated).
     :param wait_seconds: until a connector must run with every task.
-    :param dry_run: only return the plan.
+    :param dry_run: only return the plan (templated).
     :param kafka_connect_conn_id: connection id (templated).
     """
 
-    template_fields: Sequence[str] = ("kafka_connect_conn_id", "kafka_conn_id", "folder")
+    template_fields: Sequence[str] = ("kafka_connect_conn_id", "kafka_conn_id", "folder", "only_plan")
 
     def __init__(
         self,
@@ -90,7 +93,7 @@ class _Deploying(_KafkaConnectOperator):
         folder: str = "connectors",
         kafka_conn_id: str = "rtlake_kafka",
         wait_seconds: float = 120.0,
-        dry_run: bool = False,
+        dry_run: bool | str = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -102,6 +105,9 @@ class _Deploying(_KafkaConnectOperator):
     @cached_property
     def deployment(self) -> ConnectorDeployment:
         """What does the work."""
+        # Not at the top: DAG files that name an operator need not wait for PostgreSQL's client.
+        from airflow_provider_rtlake.streams.connect_apply import ConnectorDeployment
+
         return ConnectorDeployment(
             self.client,
             kafka_client(self.kafka_conn_id),
@@ -119,15 +125,17 @@ class KafkaConnectApplyConnectorsOperator(_Deploying):
     running connector, and the complete new one where the replication slot was lost.
 
     :param folder: folder of the declarations, ``connectors/*.yaml`` (templated).
-    :param prune: delete connectors that no declaration names.
-    :param dry_run: only return the plan.
+    :param prune: delete connectors that no declaration names (templated).
+    :param dry_run: only return the plan (templated).
     :param wait_seconds: until a connector must run with every task.
     :param kafka_connect_conn_id: connection id (templated).
     :param kafka_conn_id: connection id of the Kafka cluster (templated).
     :return: ``changed``, and for each connector its action, differences (secrets hidden), state and epoch.
     """
 
-    def __init__(self, *, prune: bool = False, **kwargs: Any) -> None:
+    template_fields = (*_Deploying.template_fields, "prune")
+
+    def __init__(self, *, prune: bool | str = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.prune = prune
 
@@ -137,12 +145,13 @@ class KafkaConnectApplyConnectorsOperator(_Deploying):
         :param context: the task's context.
         """
         declarations = load_declarations(self.folder)
+        prune = truth(self.prune, "prune")
         names = [connector.connector for connector in declarations.connectors]
         KafkaConnectStatusLink.persist(context, self.hook.url, names[0] if len(names) == 1 else "")
-        if self.only_plan:
-            plans = [plan.as_dict() for plan in self.deployment.plan(declarations, prune=self.prune)]
+        if truth(self.only_plan, "dry_run"):
+            plans = [plan.as_dict() for plan in self.deployment.plan(declarations, prune=prune)]
             return {"changed": False, "plan": plans}
-        applied = self.deployment.apply(declarations, prune=self.prune)
+        applied = self.deployment.apply(declarations, prune=prune)
         for one in applied:
             state = one.status.summary if one.status is not None else one.plan.action
             self.log.info("%s: %s%s", one.plan.connector, state, " (changed)" if one.changed else "")
@@ -158,13 +167,13 @@ class KafkaConnectDeleteConnectorOperator(_Deploying):
     :param connector: its name (templated).
     :param folder: folder of the declarations; one of them names the connector (templated).
     :param keep_publication: leave the publication.
-    :param dry_run: only say whether it is there.
+    :param dry_run: only say whether it is there (templated).
     :param kafka_connect_conn_id: connection id (templated).
     :param kafka_conn_id: connection id of the Kafka cluster (templated).
     :return: ``changed``, ``deleted``, and the replication slots that were dropped.
     """
 
-    template_fields = ("kafka_connect_conn_id", "kafka_conn_id", "folder", "connector")
+    template_fields = ("kafka_connect_conn_id", "kafka_conn_id", "folder", "only_plan", "connector")
 
     def __init__(self, *, connector: str, keep_publication: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -181,7 +190,7 @@ class KafkaConnectDeleteConnectorOperator(_Deploying):
                 break
         else:
             raise UserError(f"no declaration in {self.folder} names the connector {self.connector!r}")
-        if self.only_plan:
+        if truth(self.only_plan, "dry_run"):
             return {"changed": False, "present": self.client.config(self.connector) is not None}
         return self.deployment.delete(connector, publication=not self.keep_publication)
 
@@ -191,13 +200,15 @@ class _OnOneConnector(_KafkaConnectOperator):
 
     :param connector: its name (templated).
     :param wait_seconds: until it must have the state that is asked for.
-    :param dry_run: only say what would be done.
+    :param dry_run: only say what would be done (templated).
     :param kafka_connect_conn_id: connection id (templated).
     """
 
-    template_fields = ("kafka_connect_conn_id", "connector")
+    template_fields = ("kafka_connect_conn_id", "connector", "only_plan")
 
-    def __init__(self, *, connector: str, wait_seconds: float = 120.0, dry_run: bool = False, **kwargs: Any) -> None:
+    def __init__(
+        self, *, connector: str, wait_seconds: float = 120.0, dry_run: bool | str = False, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.connector = connector
         self.wait_seconds = wait_seconds
@@ -224,11 +235,12 @@ class _OnOneConnector(_KafkaConnectOperator):
         if status is None:
             raise NotFound("Kafka Connect", f"there is no connector {self.connector!r}", status=404)
         needed = self.needed(status)
-        if needed and not self.only_plan:
+        change = needed and not truth(self.only_plan, "dry_run")
+        if change:
             status = self.change() or status
         return {
             "connector": self.connector,
-            "changed": needed and not self.only_plan,
+            "changed": change,
             "needed": needed,
             "status": status.summary,
         }
@@ -257,7 +269,7 @@ class KafkaConnectRestartOperator(_OnOneConnector):
     :param connector: its name (templated).
     :param only_failed: restart only what has failed; nothing where nothing has.
     :param wait_seconds: until it must run.
-    :param dry_run: only say what would be done.
+    :param dry_run: only say what would be done (templated).
     :param kafka_connect_conn_id: connection id (templated).
     :return: ``changed`` and the state.
     """
@@ -283,7 +295,7 @@ class KafkaConnectPauseOperator(_OnOneConnector):
 
     :param connector: its name (templated).
     :param wait_seconds: until it must have paused.
-    :param dry_run: only say what would be done.
+    :param dry_run: only say what would be done (templated).
     :param kafka_connect_conn_id: connection id (templated).
     :return: ``changed`` and the state.
     """
@@ -306,7 +318,7 @@ class KafkaConnectResumeOperator(_OnOneConnector):
 
     :param connector: its name (templated).
     :param wait_seconds: until it must run.
-    :param dry_run: only say what would be done.
+    :param dry_run: only say what would be done (templated).
     :param kafka_connect_conn_id: connection id (templated).
     :return: ``changed`` and the state.
     """

@@ -66,9 +66,7 @@ class NessieCreateBranchOperator(_NessieOperator):
 
     template_fields = ("nessie_conn_id", "branch", "from_ref", "if_exists")
 
-    def __init__(
-        self, *, branch: str, from_ref: str | None = None, if_exists: str = "keep", **kwargs: Any
-    ) -> None:
+    def __init__(self, *, branch: str, from_ref: str | None = None, if_exists: str = "keep", **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.branch = branch
         self.from_ref = from_ref

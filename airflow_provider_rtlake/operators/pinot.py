@@ -19,6 +19,7 @@ from airflow_provider_rtlake.hooks.pinot import PinotControllerHook
 from airflow_provider_rtlake.hooks.sources import captured_of
 from airflow_provider_rtlake.links.pinot import PinotTableLink
 from airflow_provider_rtlake.operators.errors import no_retry_of_terminal_errors
+from airflow_provider_rtlake.operators.values import truth
 from airflow_provider_rtlake.pinot_config.gather import gather
 from airflow_provider_rtlake.pinot_config.model import PinotTable
 from airflow_provider_rtlake.triggers.pinot import PinotIngestionTrigger
@@ -91,9 +92,9 @@ class PinotApplyTablesOperator(_PinotOperator):
         the generated tables; None generates none (templated).
     :param tables: names; by default all (templated).
     :param rebuild: delete and remake tables that cannot be changed in place; their rows come back from what
-        the topics still hold, and by ``rtlake stream backfill``.
+        the topics still hold, and by ``rtlake stream backfill`` (templated).
     :param wait_seconds: until every partition of every table must be consumed.
-    :param dry_run: only return the plan.
+    :param dry_run: only return the plan (templated).
     :param poll_interval: seconds between two looks while deferred.
     :param deferrable: wait in the triggerer instead of in a worker.
     :param pinot_conn_id: connection id (templated).
@@ -101,7 +102,15 @@ class PinotApplyTablesOperator(_PinotOperator):
     :return: ``changed``, and for each table ``action`` and ``diff``.
     """
 
-    template_fields = ("pinot_conn_id", "kafka_conn_id", "tables_folder", "connectors_folder", "tables")
+    template_fields = (
+        "pinot_conn_id",
+        "kafka_conn_id",
+        "tables_folder",
+        "connectors_folder",
+        "tables",
+        "rebuild",
+        "only_plan",
+    )
 
     def __init__(
         self,
@@ -109,9 +118,9 @@ class PinotApplyTablesOperator(_PinotOperator):
         tables_folder: str = "pinot_tables",
         connectors_folder: str | None = None,
         tables: Collection[str] = (),
-        rebuild: bool = False,
+        rebuild: bool | str = False,
         wait_seconds: float = 120.0,
-        dry_run: bool = False,
+        dry_run: bool | str = False,
         poll_interval: float = 2.0,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
         **kwargs: Any,
@@ -139,12 +148,12 @@ class PinotApplyTablesOperator(_PinotOperator):
         tables = self.declared()
         only_table = tables[0].full_name if len(tables) == 1 else ""
         PinotTableLink.persist(context, self.hook.controller_url, only_table)
-        if self.only_plan:
+        if truth(self.only_plan, "dry_run"):
             plans = [self.deployment.plan(table).as_dict() for table in tables]
             return {"changed": any(plan["changed"] for plan in plans), "tables": plans, "dry_run": True}
         done = []
         for table in tables:
-            applied = self.deployment.apply(table, rebuild=self.rebuild, wait=None)
+            applied = self.deployment.apply(table, rebuild=truth(self.rebuild, "rebuild"), wait=None)
             done.append(applied.plan.as_dict() | {"rebuilt": applied.rebuilt})
             if applied.hint:
                 self.log.warning("%s", applied.hint)

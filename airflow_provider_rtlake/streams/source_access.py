@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
-
-import psycopg
+from typing import TYPE_CHECKING, Any
 
 from airflow_provider_rtlake.exceptions import ServiceUnavailable, UserError
 from airflow_provider_rtlake.streams.model import Connector
+
+if TYPE_CHECKING:
+    import psycopg
 
 CONNECT_SECONDS = 10
 
@@ -110,6 +111,8 @@ class SourceAccess:
         :raises ServiceUnavailable: the server does not answer.
         :raises UserError: the server refuses role, password or database.
         """
+        import psycopg  # DAG files, which are read all the time, need not wait for it
+
         try:
             return psycopg.connect(
                 host=self.host,

@@ -12,9 +12,7 @@ from airflow_provider_rtlake.operators.nessie import NessieCreateBranchOperator,
 
 Tasks = BaseOperator | TaskGroup
 # A branch for each run: a retry of the run works on with it, another run gets its own.
-DEFAULT_BRANCH = (
-    "wap_{{ dag.dag_id }}_{{ run_id | replace(':', '') | replace('+', '_') | replace('.', '_') }}"
-)
+DEFAULT_BRANCH = "wap_{{ dag.dag_id }}_{{ run_id | replace(':', '') | replace('+', '_') | replace('.', '_') }}"
 
 
 def write_audit_publish(
@@ -44,9 +42,7 @@ def write_audit_publish(
     :return: the group. Its last task, ``publish``, pushes the merge's result.
     """
     with TaskGroup(group_id, **kwargs) as group:
-        make = NessieCreateBranchOperator(
-            task_id="branch", branch=branch, from_ref=into, nessie_conn_id=nessie_conn_id
-        )
+        make = NessieCreateBranchOperator(task_id="branch", branch=branch, from_ref=into, nessie_conn_id=nessie_conn_id)
         publish = NessieMergeBranchOperator(
             task_id="publish",
             branch=branch,

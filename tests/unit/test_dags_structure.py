@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -82,8 +84,41 @@ def test_a_table_gets_its_dag_by_its_declaration(declared: Path) -> None:
 def test_a_merge_is_checked_after_it_is_published(declared: Path) -> None:
     dag = load()["scd2_orders_spark_processing"]
     assert dag.get_task("merge").upstream_task_ids == {"new_changes"}
-    assert dag.get_task("merge").downstream_task_ids == {"checks.invariants", "checks.freshness"}
+    assert dag.get_task("merge").downstream_task_ids == {
+        "checks.invariants",
+        "checks.freshness",
+        "checks.dead_letters",
+    }
     assert dag.get_task("merge").pool == dag_factories.SPARK_POOL
+
+
+def test_users_find_documentation_tags_and_parameters(no_network: None) -> None:
+    for dag in load().values():
+        assert dag.description and dag.doc_md and dag.doc_md.startswith(dag.description)
+        assert "rtlake" in dag.tags and len(dag.tags) > 1
+        for name, param in dag.params.items():
+            assert f"`{name}`" in dag.doc_md, f"{dag.dag_id} does not document its parameter {name}"
+            assert dag.params.get_param(name).description, param
+        for task in dag.tasks:
+            assert task.doc_md, f"{dag.dag_id}.{task.task_id} has no documentation"
+
+
+def test_dead_letters_of_a_table_and_of_its_connector_are_checked(declared: Path) -> None:
+    dags = load()
+    own = dags["lakehouse_checks"].get_task("orders.dead_letters")
+    assert (own.dead_letter_topic, own.topics) == ("shop.dead_letters", ["shop.public.orders"])
+    rest = dags["lakehouse_checks"].get_task("shop.dead_letters")
+    assert set(rest.except_topics) == {"shop.public.orders", "shop.crm.Kunden", "shop.public.quiet"}
+    assert "checks.dead_letters" in dags["scd2_orders_spark_processing"].task_ids
+
+
+def test_reading_the_dags_imports_nothing_heavy() -> None:
+    """In a process of its own: what the dag processor does for every look at the file."""
+    heavy = ["psycopg", "pandas", "numpy", "pyarrow", "dbt", "trino", "pyspark", "pyiceberg", "kubernetes"]
+    program = f"import runpy, sys; runpy.run_path({str(DAG_FILE)!r}); print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=PROJECT, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().splitlines()[-1] == "[]"
 
 
 def test_deployment_has_its_order(declared: Path) -> None:

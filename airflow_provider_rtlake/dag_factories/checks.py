@@ -1,0 +1,111 @@
+"""``lakehouse_checks``, and the checks of one history that its merge ends with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+from airflow.sdk import DAG, CronTriggerTimetable, TaskGroup
+
+from airflow_provider_rtlake.dag_factories.common import CATALOG, CHECKS_CRON, lakehouse_dag
+from airflow_provider_rtlake.streams.model import Connector, Stream
+
+DOC = """
+A failed check names its rule, the keys and what to do in its message and in the XCom `failure`; it is not retried.
+Nothing is changed by any of them.
+
+| check | fails when |
+| --- | --- |
+| `invariants` | a version overlaps another, is empty or inverted, or a key has two current ones |
+| `freshness` | the merges are more than an hour behind bronze |
+| `dead_letters` | messages of the table could not be read and were neither replayed nor dismissed |
+| `equals_source` | the current state is not what the source held at one position of its log |
+"""
+
+
+def table_checks(stream: Stream, *, source: bool) -> TaskGroup:
+    """Checks of one history on main.
+
+    :param stream: a table that keeps a history.
+    :param source: also compare it with the source; the group is named after the table then.
+    """
+    from airflow_provider_rtlake.operators.kafka import KafkaDeadLettersCheckOperator
+    from airflow_provider_rtlake.operators.trino import (
+        TrinoFreshnessCheckOperator,
+        TrinoScd2InvariantsCheckOperator,
+        TrinoScd2SourceCheckOperator,
+    )
+
+    history = f"{CATALOG}.{stream.history_table}"
+    checkpoint = f"{CATALOG}.{stream.history_base}_checkpoint"
+    with TaskGroup("checks" if not source else stream.slug, tooltip=f"Checks of {stream.history_table}") as group:
+        TrinoScd2InvariantsCheckOperator(
+            task_id="invariants",
+            table=history,
+            keys=["scd2_key"],
+            # Whether an empty history is right, the comparison with the source tells.
+            allow_empty=source,
+            skip_if_missing=True,
+            doc_md="One current version a key, no overlap, nothing empty or inverted, no gap but by delete.",
+        )
+        TrinoFreshnessCheckOperator(
+            task_id="freshness",
+            table=checkpoint,
+            column="merged_at",
+            reference=f"{CATALOG}.{stream.bronze_table}",
+            reference_column="kafka_ts",
+            max_age=timedelta(hours=1),
+            skip_if_missing=True,
+            doc_md="How far the last merge is behind the newest change in bronze.",
+        )
+        KafkaDeadLettersCheckOperator(
+            task_id="dead_letters",
+            dead_letter_topic=stream.dead_letter_topic,
+            topics=[stream.topic],
+            doc_md="Messages of this table that the lanes could not read: each must be replayed or dismissed.",
+        )
+        if source:
+            TrinoScd2SourceCheckOperator(
+                task_id="equals_source",
+                history=history,
+                checkpoint=checkpoint,
+                schema=stream.schema_name,
+                table=stream.table_name,
+                exclude=list(stream.table.exclude),
+                allow_empty=True,
+                skip_if_missing=True,
+                doc_md="The current state against the source, both as of one position of PostgreSQL's log.",
+            )
+    return group
+
+
+def checks_dag(streams: Sequence[Stream]) -> DAG:
+    """``lakehouse_checks``: every history obeys its rules and equals its source at one position of the log.
+
+    :param streams: tables that keep a history.
+    """
+    with lakehouse_dag(
+        "lakehouse_checks",
+        description="Histories obey their rules and equal the source, and no message waits unread",
+        doc_md=DOC,
+        schedule=CronTriggerTimetable(CHECKS_CRON, timezone="UTC"),
+        max_active_tasks=2,
+        tags=("checks",),
+    ) as dag:
+        for stream in streams:
+            table_checks(stream, source=True)
+        for connector in {stream.connector.connector: stream.connector for stream in streams}.values():
+            _transactions_check(connector)
+    return dag
+
+
+def _transactions_check(connector: Connector) -> None:
+    """Dead letters that belong to no table: the connector's transaction markers."""
+    from airflow_provider_rtlake.operators.kafka import KafkaDeadLettersCheckOperator
+
+    KafkaDeadLettersCheckOperator(
+        task_id=f"{connector.connector}.dead_letters",
+        dead_letter_topic=connector.dead_letter_topic,
+        except_topics=[stream.topic for stream in connector.streams],
+        doc_md="Messages of the connector's own topics (transactions) that could not be read.",
+    )

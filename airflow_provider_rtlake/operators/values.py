@@ -1,0 +1,22 @@
+"""Values of arguments that a template may have made."""
+
+from __future__ import annotations
+
+from airflow_provider_rtlake.exceptions import UserError
+
+_WORDS = {"true": True, "false": False}
+
+
+def truth(value: bool | str, name: str) -> bool:
+    """A yes or no, also where a template rendered it to text: the text ``False`` must not count as yes.
+
+    :param value: a boolean, or ``true`` or ``false`` in any case.
+    :param name: of the argument, for the error.
+    :raises UserError: it is anything else.
+    """
+    if isinstance(value, bool):
+        return value
+    word = _WORDS.get(str(value).strip().lower())
+    if word is None:
+        raise UserError(f"{name} must be true or false, not {value!r}")
+    return word
