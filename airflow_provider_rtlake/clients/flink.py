@@ -273,6 +273,15 @@ class FlinkClient:
             duration_ms=latest.get("end_to_end_duration"),
         )
 
+    def job_metrics(self, job_id: str, names: Sequence[str]) -> dict[str, float]:
+        """Metrics of a job by name; those that it does not have (yet) are left out.
+
+        :param names: such as ``numRestarts``.
+        :raises JobNotFound: there is no such job.
+        """
+        answer = self._job_request("GET", job_id, "/metrics", params={"get": ",".join(names)})
+        return {entry["id"]: float(entry["value"]) for entry in answer}
+
     def cancel(self, job_id: str) -> None:
         """Cancel a job; one that has ended already, or is unknown, is left alone."""
         try:

@@ -35,13 +35,13 @@ class ArtifactRefused(TerminalError):
 class Artifact:
     """One file of a component.
 
-    :param source: ``maven`` or ``pypi``.
-    :param name: ``group:artifact:version[:extension[:classifier]]``, or ``name==version``.
+    :param source: ``maven``, ``pypi`` or ``debian``.
+    :param name: ``group:artifact:version[:extension[:classifier]]``, ``name==version``, or ``package=version``.
     :param file: file name, unique in its cache folder.
     :param sha256: hex digest.
     :param size: bytes.
     :param into: folder below the component's, ``.`` for itself.
-    :param unpack: ``tar``, ``zip`` or None (the file itself is installed).
+    :param unpack: ``tar``, ``zip``, ``deb`` or None (the file itself is installed).
     :param member: an archive inside the archive that is the real content.
     :param strip: leading path parts dropped when unpacking.
     :param only: path patterns (after stripping) that are unpacked; empty for all.
@@ -206,8 +206,31 @@ def _place(artifact: Artifact, source: Path, folder: Path) -> None:
             _unpack_tar(artifact, archive, into)
     elif artifact.unpack == "tar":
         _unpack_tar(artifact, source, into)
+    elif artifact.unpack == "deb":
+        with tempfile.TemporaryDirectory(dir=folder) as inner:
+            _unpack_tar(artifact, deb_content(source, Path(inner)), into)
     else:
         _unpack_zip(artifact, source, into)
+
+
+def deb_content(package: Path, folder: Path) -> Path:
+    """The archive inside a Debian package that holds its files; nothing of the package is run.
+
+    :param package: an ``ar`` archive: members after a magic word, each with a header of 60 bytes, at even places.
+    :param folder: where the archive is put.
+    :raises ArtifactRefused: it is no Debian package.
+    """
+    with package.open("rb") as stream:
+        if stream.read(8) != b"!<arch>\n":
+            raise ArtifactRefused(f"{package}: is no Debian package")
+        while header := stream.read(60):
+            name, size = header[:16].decode("ascii").strip().rstrip("/"), int(header[48:58])
+            if name.startswith("data.tar"):
+                inner = folder / name
+                inner.write_bytes(stream.read(size))
+                return inner
+            stream.seek(size + size % 2, os.SEEK_CUR)
+    raise ArtifactRefused(f"{package}: holds no data.tar")
 
 
 def _link_or_copy(source: Path, target: Path) -> None:

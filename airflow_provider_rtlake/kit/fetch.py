@@ -15,10 +15,11 @@ from airflow_provider_rtlake.kit.artifacts import Artifact, ArtifactRefused, mat
 DEPENDENCY_PLUGIN = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1"
 _LANES = 4  # Maven modules built side by side, so that downloads overlap
 Say = Callable[[str], None]
+_DEBIAN_HINT = "On another system than Debian 12 bring the file in a cache filled there by 'rtlake fetch'"
 
 
 class FetchFailed(TransientError):
-    """Maven or pip could not fetch a file."""
+    """Maven, pip or apt could not fetch a file."""
 
 
 def ensure(artifacts: Iterable[Artifact], cache: Path, say: Say = lambda _: None) -> list[Artifact]:
@@ -45,6 +46,8 @@ def ensure(artifacts: Iterable[Artifact], cache: Path, say: Say = lambda _: None
     for artifact in missing:
         if artifact.source == "pypi":
             _fetch_pypi(artifact, cache)
+        elif artifact.source == "debian":
+            _fetch_debian(artifact, cache)
     damaged = [a for a in maven if not matches(a, cache / a.cache_path)]
     if damaged:  # perhaps the user's local repository holds a damaged copy: once past it
         say(f"{len(damaged)} files are not as locked; fetching them past the local repository")
@@ -156,4 +159,31 @@ def pip_download(arguments: Sequence[str], folder: Path, expected: str | None = 
         raise FetchFailed(f"pip download {' '.join(arguments)} failed: {done.stderr[-2000:]}")
     if expected and not (folder / expected).exists():
         raise FetchFailed(f"pip brought {found[0].name}, the lock names {expected}")
+    return found[0]
+
+
+def _fetch_debian(artifact: Artifact, cache: Path) -> None:
+    target = cache / artifact.cache_path
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="rtlake-apt-", dir=target.parent) as temporary:
+        apt_download(artifact.name, Path(temporary)).rename(target)
+
+
+def apt_download(name: str, folder: Path) -> Path:
+    """Download one Debian package; nothing is installed, and no root is needed.
+
+    :param name: ``package=version``.
+    :param folder: where to.
+    :raises FetchFailed: with apt's own words.
+    """
+    # Without its sandbox user, who may not write into the folder.
+    command = ["apt-get", "download", "-qq", "-o", "APT::Sandbox::User=root", name]
+    try:
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        raise FetchFailed(f"{name}: there is no apt-get here; {_DEBIAN_HINT}") from None
+    found = sorted(folder.glob("*.deb"))
+    if done.returncode != 0 or not found:
+        said = " ".join(done.stderr.split())[-600:]
+        raise FetchFailed(f"apt-get download {name} failed: {said}. Try 'apt-get update' first. {_DEBIAN_HINT}")
     return found[0]

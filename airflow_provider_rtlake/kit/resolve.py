@@ -14,7 +14,7 @@ import yaml
 
 from airflow_provider_rtlake.exceptions import UserError
 from airflow_provider_rtlake.kit.artifacts import Artifact, Component, sha256_of
-from airflow_provider_rtlake.kit.fetch import DEPENDENCY_PLUGIN, Say, maven_item, pip_download, run_maven
+from airflow_provider_rtlake.kit.fetch import DEPENDENCY_PLUGIN, Say, apt_download, maven_item, pip_download, run_maven
 
 _PLACING = ("into", "unpack", "member", "strip", "only", "rename")
 
@@ -51,12 +51,14 @@ def resolve(wanted: dict[str, Any], cache: Path, say: Say) -> Component:
         placing = {k: entry[k] for k in _PLACING if k in entry}
         if "only" in placing:
             placing["only"] = tuple(placing["only"])
-        found.append(
-            _maven_file(entry["maven"], placing, cache)
-            if "maven" in entry
-            else _pypi_file(entry, placing, cache)
-        )
+        found.append(_file(entry, placing, cache))
     return Component(name=wanted["component"], version=str(wanted["version"]), artifacts=tuple(found))
+
+
+def _file(entry: dict[str, Any], placing: dict[str, Any], cache: Path) -> Artifact:
+    if "maven" in entry:
+        return _maven_file(entry["maven"], placing, cache)
+    return _debian_file(entry, placing, cache) if "debian" in entry else _pypi_file(entry, placing, cache)
 
 
 def tree_pom(roots: Sequence[str], exclude: Sequence[str], managed: Sequence[str]) -> str:
@@ -171,3 +173,12 @@ def _pypi_file(entry: dict[str, Any], placing: dict[str, Any], cache: Path) -> A
             file = pip_download([*entry.get("options", []), entry["pypi"]], Path(temporary))
             have = [Path(shutil.move(str(file), str(folder / file.name)))]
     return _hashed(Artifact("pypi", entry["pypi"], have[0].name, "", 0, **placing), cache)
+
+
+def _debian_file(entry: dict[str, Any], placing: dict[str, Any], cache: Path) -> Artifact:
+    folder = cache / "artifacts" / "debian" / "-"
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="rtlake-lock-", dir=folder) as temporary:
+        file = apt_download(entry["debian"], Path(temporary))
+        file.replace(folder / file.name)
+    return _hashed(Artifact("debian", entry["debian"], file.name, "", 0, **placing), cache)
