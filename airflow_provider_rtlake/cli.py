@@ -32,7 +32,6 @@ app.command()(verbs.logs)
 app.command()(verbs.restart)
 app.command()(verbs.doctor)
 app.command()(verbs.destroy)
-app.command()(verbs.rotate)
 app.command()(verbs.lock)
 app.command()(verbs.fetch)
 

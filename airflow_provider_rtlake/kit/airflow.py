@@ -106,12 +106,10 @@ def run_cli(stack: Stack, arguments: Sequence[str]) -> str:
             timeout=CLI_SECONDS,
         )
     except subprocess.TimeoutExpired:
-        raise AirflowCommandFailed(
-            f"airflow {arguments[0]} {arguments[1]}: no end after {CLI_SECONDS} s"
-        ) from None
+        raise AirflowCommandFailed(f"airflow {' '.join(arguments[:2])}: no end after {CLI_SECONDS} s") from None
     if done.returncode != 0:
         words = "\n".join((done.stdout + done.stderr).strip().splitlines()[-12:])
-        raise AirflowCommandFailed(f"airflow {arguments[0]} {arguments[1]} failed:\n{words}")
+        raise AirflowCommandFailed(f"airflow {' '.join(arguments[:2])} failed:\n{words}")
     return done.stdout
 
 
@@ -130,9 +128,7 @@ def is_migrated(connection: Any, marker: Path) -> bool:
     row = connection.execute("SELECT to_regclass('public.alembic_version')").fetchone()
     if row is None or row[0] is None or not marker.exists():
         return False
-    revisions = [
-        r[0] for r in connection.execute("SELECT version_num FROM alembic_version ORDER BY 1").fetchall()
-    ]
+    revisions = [r[0] for r in connection.execute("SELECT version_num FROM alembic_version ORDER BY 1").fetchall()]
     return marker.read_text().split() == [metadata.version("apache-airflow"), *revisions]
 
 
@@ -146,9 +142,7 @@ def migrate(stack: Stack, db: Database, *, check: bool) -> bool:
         return True
     run_cli(stack, ["db", "migrate"])
     with db.connect() as connection:
-        revisions = [
-            r[0] for r in connection.execute("SELECT version_num FROM alembic_version ORDER BY 1").fetchall()
-        ]
+        revisions = [r[0] for r in connection.execute("SELECT version_num FROM alembic_version ORDER BY 1").fetchall()]
     marker.write_text(" ".join([metadata.version("apache-airflow"), *revisions]) + "\n")
     return True
 
@@ -173,11 +167,11 @@ def stored_connections(connection: Any, fernet_key: str) -> dict[str, dict[str, 
     """What is in Airflow's database; a row that cannot be decrypted counts as absent.
 
     :param connection: to the metadata database.
-    :param fernet_key: Airflow's.
+    :param fernet_key: Airflow's; several, by comma, while they are rotated.
     """
-    from cryptography.fernet import Fernet, InvalidToken
+    from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 
-    fernet = Fernet(fernet_key.encode())
+    fernet = MultiFernet([Fernet(key.encode()) for key in fernet_key.split(",")])
     rows = connection.execute(
         "SELECT conn_id, conn_type, host, port, login, schema, password, is_encrypted, extra, is_extra_encrypted"
         " FROM connection"
@@ -209,9 +203,7 @@ def import_connections(stack: Stack, connections: Mapping[str, Mapping[str, Any]
     try:
         path = folder / "connections.json"
         path.touch(mode=0o600)
-        path.write_text(
-            json.dumps({n: {**c, "extra": json.dumps(c["extra"])} for n, c in connections.items()})
-        )
+        path.write_text(json.dumps({n: {**c, "extra": json.dumps(c["extra"])} for n, c in connections.items()}))
         user = account(stack)
         if user:
             entry = pwd.getpwnam(user)

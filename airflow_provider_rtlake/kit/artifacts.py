@@ -21,10 +21,12 @@ from pathlib import Path
 from typing import Any
 
 from airflow_provider_rtlake.exceptions import TerminalError, UserError
+from airflow_provider_rtlake.kit import inventory
 
 LOCK_NAME = "artifacts.lock.json"
 STAMP = ".rtlake-lock"
 _CHUNK = 1 << 20  # bytes
+_DEBIAN_SHARE, _OWN_SHARE = b"/usr/share/prometheus/", b"././/share/prometheus/"
 
 
 class ArtifactRefused(TerminalError):
@@ -149,13 +151,13 @@ def matches(artifact: Artifact, path: Path) -> bool:
 def is_installed(component: Component, opt: Path) -> bool:
     """Whether the component's folder holds this very lock entry.
 
-    The stamp says what was unpacked; plain files are also compared by size, which costs one stat each.
+    The stamp says what was unpacked; every file is looked at, see :mod:`~airflow_provider_rtlake.kit.inventory`.
 
     :param opt: folder of all components.
     """
     folder = opt / component.folder
     try:
-        if (folder / STAMP).read_text() != component.digest:
+        if (folder / STAMP).read_text().split("\n", 1)[0] != component.digest or inventory.differing(folder):
             return False
         plain = [a for a in component.artifacts if a.unpack is None]
         return all((folder / a.installed_name).stat().st_size == a.size for a in plain)
@@ -181,7 +183,9 @@ def install(component: Component, cache: Path, opt: Path) -> Path:
     try:
         for artifact in component.artifacts:
             _place(artifact, cache / artifact.cache_path, building)
-        (building / STAMP).write_text(component.digest)
+        # Its second line is new each time: services read the stamp, and restart when files under them are replaced.
+        (building / STAMP).write_text(f"{component.digest}\n{os.urandom(8).hex()}\n")
+        inventory.write(building)
         building.chmod(0o755)
         if target.exists():
             old = Path(tempfile.mkdtemp(prefix=f".{component.folder}-old-", dir=opt))
@@ -199,7 +203,9 @@ def _place(artifact: Artifact, source: Path, folder: Path) -> None:
     into = folder / artifact.into
     into.mkdir(parents=True, exist_ok=True)
     if artifact.unpack is None:
-        _link_or_copy(source, into / (artifact.rename or artifact.file))
+        # No link: what changes the installed file must not change the cache.
+        target = Path(shutil.copyfile(source, into / (artifact.rename or artifact.file)))
+        target.chmod(0o644)
     elif artifact.member:
         with tempfile.TemporaryDirectory(dir=folder) as inner, zipfile.ZipFile(source) as outer:
             archive = Path(outer.extract(artifact.member, inner))
@@ -209,6 +215,7 @@ def _place(artifact: Artifact, source: Path, folder: Path) -> None:
     elif artifact.unpack == "deb":
         with tempfile.TemporaryDirectory(dir=folder) as inner:
             _unpack_tar(artifact, deb_content(source, Path(inner)), into)
+        _relocate(into / "bin")
     else:
         _unpack_zip(artifact, source, into)
 
@@ -233,12 +240,12 @@ def deb_content(package: Path, folder: Path) -> Path:
     raise ArtifactRefused(f"{package}: holds no data.tar")
 
 
-def _link_or_copy(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # other file system, or links not allowed
-        shutil.copyfile(source, target)
-    target.chmod(0o644)
+def _relocate(programs: Path) -> None:
+    """Make programs look for their files below the working folder: a path of the same length in place of Debian's."""
+    for program in programs.glob("*"):
+        content = program.read_bytes()
+        if _DEBIAN_SHARE in content:
+            program.write_bytes(content.replace(_DEBIAN_SHARE, _OWN_SHARE))
 
 
 def _wanted(artifact: Artifact, name: str) -> str | None:

@@ -65,9 +65,7 @@ def converged(home: Path, project: Path, variables: dict[str, Any], kind: str) -
         return False
     lock = artifacts.load_lock(project / "ansible" / artifacts.LOCK_NAME)
     installed = [c for c in lock.values() if (home / "opt" / c.folder).exists()]
-    present = all(
-        (home / "etc" / s["component"] / f"{n}.reads").exists() for n, s in stack["services"].items()
-    )
+    present = all((home / "etc" / s["component"] / f"{n}.reads").exists() for n, s in stack["services"].items())
     return present and all(artifacts.is_installed(c, home / "opt") for c in installed)
 
 
@@ -76,7 +74,14 @@ def _stamp_path(home: Path) -> Path:
 
 
 def run(
-    home: Path, project: Path, variables: dict[str, Any], kind: str, say: Say, *, check: bool = False
+    home: Path,
+    project: Path,
+    variables: dict[str, Any],
+    kind: str,
+    say: Say,
+    *,
+    check: bool = False,
+    skip: str = "",
 ) -> int:
     """Run the playbook; returns how many tasks changed something.
 
@@ -86,6 +91,7 @@ def run(
     :param kind: ``supervisord`` or ``systemd``.
     :param say: told one line a play.
     :param check: change nothing, only tell.
+    :param skip: stages that are left out, such as ``run``.
     :raises PlaybookFailed: with the failed task's message.
     """
     log = home / "log" / "ansible.log"
@@ -105,6 +111,8 @@ def run(
     ]
     if check:
         command += ["--check", "--diff"]
+    if skip:
+        command += ["--skip-tags", skip]
     environment = {**os.environ, "ANSIBLE_CONFIG": str(ansible / "ansible.cfg"), "ANSIBLE_FORCE_COLOR": "0"}
     environment["ANSIBLE_HOME"] = str(home / "run" / "ansible")
     environment["PATH"] = f"{Path(sys.prefix, 'bin')}{os.pathsep}{os.environ.get('PATH', '')}"
@@ -122,7 +130,7 @@ def run(
     reader.close()
     if code != 0:
         raise PlaybookFailed(f"{reader.failure.strip() or 'the playbook failed'}\n(the whole run: {log})")
-    if not check:
+    if not check and not skip:
         _stamp_path(home).write_text(wanted)
     return reader.changed
 

@@ -34,6 +34,10 @@ class Supervisor(ABC):
     def pid(self, name: str) -> int | None:
         """Process id of a running service, or None."""
 
+    def disabled(self, names: Sequence[str]) -> list[str]:
+        """Services that would not come back after a reboot."""
+        return []
+
     @abstractmethod
     def start(self, names: Sequence[str]) -> None:
         """Start without waiting for readiness."""
@@ -157,6 +161,13 @@ class Systemd(Supervisor):
         """See base class."""
         return int(_systemctl("show", "-p", "MainPID", "--value", _unit(name)).strip() or 0) or None
 
+    def disabled(self, names: Sequence[str]) -> list[str]:
+        """See base class."""
+        command = ["systemctl", "is-enabled", *map(_unit, names)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        states = dict(zip(names, done.stdout.split(), strict=False))
+        return [name for name in names if states.get(name) != "enabled"]
+
     def start(self, names: Sequence[str]) -> None:
         """See base class."""
         if names:
@@ -249,7 +260,7 @@ def is_stale(home: Path, component: str, name: str) -> bool:
 
 
 def converge(home: Path, kind: str, component: str, names: Sequence[str], *, check: bool = False) -> list[str]:
-    """Start what does not run, restart what is stale; returns their names and does not wait for readiness.
+    """Start what does not run, restart what is stale, enable what is disabled; returns their names without waiting.
 
     :param home: RTLAKE_HOME.
     :param kind: ``supervisord`` or ``systemd``.
@@ -261,14 +272,15 @@ def converge(home: Path, kind: str, component: str, names: Sequence[str], *, che
     running = {name for name in names if supervisor.pid(name)}
     stale = [name for name in names if name in running and is_stale(home, component, name)]
     absent = [name for name in names if name not in running]
+    disabled = [name for name in supervisor.disabled(names) if name not in (*absent, *stale)]
     if check:
-        return [*absent, *stale]
+        return [*absent, *stale, *disabled]
     if isinstance(supervisor, Supervisord):
         supervisor.ensure()
     supervisor.stop(stale)
     supervisor.refresh()
-    supervisor.start([*absent, *stale])
-    return [*absent, *stale]
+    supervisor.start([*absent, *stale, *disabled])  # starting what runs only enables it
+    return [*absent, *stale, *disabled]
 
 
 class _UnixConnection(http.client.HTTPConnection):

@@ -5,10 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import secrets
-import shutil
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,26 +17,11 @@ from rich.console import Console
 from rich.table import Table
 
 from airflow_provider_rtlake.exceptions import UserError
-from airflow_provider_rtlake.kit import artifacts, health, playbook, postgres, settings, supervise
+from airflow_provider_rtlake.kit import artifacts, health, order, playbook, remove, settings, supervise
 from airflow_provider_rtlake.kit import doctor as doctors
 from airflow_provider_rtlake.kit import fetch as fetching
 from airflow_provider_rtlake.kit.stack import Stack, default_home
 
-# Stopped from left to right: what depends on others first. Pinot hangs when its ZooKeeper goes before it.
-STOP_ORDER: tuple[tuple[str, ...], ...] = (
-    (
-        "airflow-api-server",
-        "airflow-scheduler",
-        "airflow-dag-processor",
-        "airflow-triggerer",
-        "trino",
-        "flink-sql-gateway",
-    ),
-    ("connect", "flink-taskmanager", "pinot"),
-    ("flink-jobmanager",),
-    ("kafka", "nessie", "zookeeper"),
-    ("s3", "postgresql"),
-)
 _OFFSET = "rtlake_port_offset"
 _COMPONENTS = "rtlake_components"
 
@@ -126,11 +110,7 @@ def _retire(stack: Stack, variables: dict[str, Any]) -> None:
     gone = [n for n, s in stack.services.items() if s.component not in wanted]
     if gone:
         say(f"stopping {', '.join(gone)}")
-        supervise.supervisor_of(stack.home, stack.supervisor).stop(gone)
-        if stack.supervisor == "systemd":
-            _remove_units(gone)
-        for name in gone:
-            (stack.home / "etc" / "supervisor" / "conf.d" / f"{name}.conf").unlink(missing_ok=True)
+        remove.remove_services(stack, gone)
 
 
 def _split(values: list[str] | None) -> list[str]:
@@ -173,19 +153,21 @@ def down() -> None:
 
 
 def stop_all(stack: Stack) -> None:
-    """Stop every service, wave by wave."""
+    """Stop every service, and supervisord."""
+    stop_services(stack, list(stack.services))
+    keeper = supervise.supervisor_of(stack.home, stack.supervisor)
+    if isinstance(keeper, supervise.Supervisord):
+        keeper.shutdown()
+
+
+def stop_services(stack: Stack, names: Sequence[str]) -> None:
+    """Stop services side by side, each as soon as all that need it have ended."""
     keeper = supervise.supervisor_of(stack.home, stack.supervisor)
     if isinstance(keeper, supervise.Supervisord) and not keeper.alive():
         return
-    for wave in STOP_ORDER:
-        names = [n for n in wave if n in stack.services and keeper.pid(n)]
-        if names:
-            say(f"stopping {', '.join(names)}")
-            keeper.stop(names)
-    rest = [n for n in stack.services if keeper.pid(n)]
-    keeper.stop(rest)
-    if isinstance(keeper, supervise.Supervisord):
-        keeper.shutdown()
+    # systemd may be about to start one again that has no process at this moment
+    running = [n for n in names if stack.supervisor == "systemd" or keeper.pid(n)]
+    order.stop(running, lambda name: keeper.stop([name]), say)
 
 
 def status(
@@ -263,59 +245,22 @@ def doctor() -> None:
 
 def destroy(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    keep_data: Annotated[bool, typer.Option("--keep-data", help="Data and secrets stay.")] = False,
+    keep_environment: Annotated[bool, typer.Option("--keep-environment", help="The Python environment stays.")] = False,
 ) -> None:
-    """Stop everything and delete RTLAKE_HOME with all data. The download cache stays."""
+    """Stop everything and delete RTLAKE_HOME with all data. Downloads and the distribution's packages stay."""
     home = default_home()
     stack = _installed(home)
     if stack is None and not (home / "venv").exists():
         raise UserError(f"nothing of RTLake is in {home}")
     if not yes:
-        typer.confirm(f"Delete {home} with all data and secrets?", abort=True)
+        typer.confirm(f"Delete {home}{'' if keep_data else ' with all data and secrets'}?", abort=True)
     if stack is not None:
         stop_all(stack)
-        if stack.supervisor == "systemd":
-            _remove_units(list(stack.services))
-    for part in ("opt", "etc", "var", "log", "run", "secrets", "venv", ".environment.lock"):
-        path = home / part
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
-    if not any(home.iterdir()):
-        home.rmdir()
-    say(f"{home} is gone")
-
-
-def _remove_units(names: list[str]) -> None:
-    units = [f"rtlake-{name}.service" for name in names]
-    subprocess.run(["systemctl", "disable", "--quiet", *units], check=False)
-    for unit in units:
-        Path("/etc/systemd/system", unit).unlink(missing_ok=True)
-    subprocess.run(["systemctl", "daemon-reload"], check=False)
-
-
-def rotate(name: Annotated[str, typer.Argument(help="Name below RTLAKE_HOME/secrets.")]) -> None:
-    """Make a secret anew, store it wherever it is used, restart what reads it."""
-    stack = Stack.load()
-    path = stack.home / "secrets" / name
-    if not path.exists():
-        there = ", ".join(sorted(p.name for p in path.parent.iterdir()))
-        raise UserError(f"no secret {name}; there are: {there}")
-    if name == "airflow_fernet":
-        raise UserError("airflow_fernet encrypts what is stored: rotate it with 'airflow rotate-fernet-key'")
-    new = secrets.token_hex(32)
-    if name == "postgres":
-        server = postgres.Server("127.0.0.1", stack.service("postgresql").port, stack.secret(name))
-        postgres.set_superuser_password(server, new)
-    handle = os.open(path.with_suffix(".new"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(handle, "w") as stream:
-        stream.write(new + "\n")
-    path.with_suffix(".new").replace(path)
-    variables = settings.load(stack.home)
-    bring_up(stack.home, variables, stack.supervisor, converge=True)
-    if name == "debezium" and "connect" in stack.services:
-        restart("connect")  # a connector reads its secret only when it starts
-    say(f"{name} rotated")
+    kept = remove.remove_everything(stack, home, data=not keep_data, environment=not keep_environment)
+    for path in [*kept, f"{cache()} (downloads)", "packages of the distribution (Java, Maven, Python, PostgreSQL)"]:
+        typer.echo(f"kept: {path}")
+    say(f"RTLake is gone from {home}")
 
 
 def lock(

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from airflow_provider_rtlake.exceptions import UserError
-from airflow_provider_rtlake.kit import artifacts, fetch, resolve
+from airflow_provider_rtlake.kit import artifacts, fetch, inventory, resolve
 from airflow_provider_rtlake.kit.artifacts import Artifact, ArtifactRefused, Component
 
 
@@ -63,8 +63,40 @@ def test_another_lock_entry_is_not_installed(tmp_path: Path) -> None:
     artifacts.install(Component("c", "1", (a,)), cache, opt)
     assert not artifacts.is_installed(Component("c", "1", (a, b)), opt)
     artifacts.install(Component("c", "1", (b,)), cache, opt)
-    assert sorted(p.name for p in (opt / "c-1").iterdir()) == [artifacts.STAMP, "b-1.jar"]
+    assert sorted(p.name for p in (opt / "c-1").iterdir()) == [inventory.NAME, artifacts.STAMP, "b-1.jar"]
     assert [p.name for p in opt.iterdir()] == ["c-1"], "nothing half-made is left beside it"
+
+
+def test_a_byte_changed_after_installation_is_noticed_and_the_cache_is_not_touched(tmp_path: Path) -> None:
+    cache, opt = tmp_path / "cache", tmp_path / "opt"
+    component = Component("c", "1", (locked(cache, "a", b"good", into="lib"),))
+    folder = artifacts.install(component, cache, opt)
+    first = (folder / artifacts.STAMP).read_text()
+    (folder / "lib" / "a-1.jar").write_bytes(b"goox")
+    assert inventory.differing(folder) == ["lib/a-1.jar"]
+    assert not artifacts.is_installed(component, opt)
+    artifacts.install(component, cache, opt)
+    assert (folder / "lib" / "a-1.jar").read_bytes() == b"good"
+    assert (folder / artifacts.STAMP).read_text() != first, "what reads the stamp must restart"
+
+
+def test_a_touched_file_with_its_old_contents_is_fine(tmp_path: Path) -> None:
+    cache, opt = tmp_path / "cache", tmp_path / "opt"
+    component = Component("c", "1", (locked(cache, "a", b"good"),))
+    folder = artifacts.install(component, cache, opt)
+    os.utime(folder / "a-1.jar", (1, 1))
+    (folder / "added-by-somebody").write_text("no matter")
+    assert artifacts.is_installed(component, opt)
+
+
+def test_a_hidden_change_is_found_by_reading_all(tmp_path: Path) -> None:
+    cache, opt = tmp_path / "cache", tmp_path / "opt"
+    folder = artifacts.install(Component("c", "1", (locked(cache, "a", b"good"),)), cache, opt)
+    stat = (folder / "a-1.jar").stat()
+    (folder / "a-1.jar").write_bytes(b"goox")
+    os.utime(folder / "a-1.jar", ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert inventory.differing(folder) == []
+    assert inventory.differing(folder, deep=True) == ["a-1.jar"]
 
 
 def test_a_removed_file_is_noticed(tmp_path: Path) -> None:

@@ -36,7 +36,9 @@ def mistakes(role: Path, shared: set[str]) -> list[str]:
             found.append(f"{name}: neither required nor in defaults/main.yml")
         elif not is_template(defaults[name]) and "default" in option and option["default"] != defaults[name]:
             found.append(f"{name}: default {defaults[name]!r}, argument_spec says {option['default']!r}")
-        elif not is_template(defaults[name]) and "default" not in option and not isinstance(defaults[name], (dict, list)):
+        elif (
+            not is_template(defaults[name]) and "default" not in option and not isinstance(defaults[name], (dict, list))
+        ):
             found.append(f"{name}: argument_spec does not give the default {defaults[name]!r}")
         if not option.get("description") or not option.get("type"):
             found.append(f"{name}: needs type and description")

@@ -1,0 +1,29 @@
+"""`rtlake remove COMPONENT…`"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from airflow_provider_rtlake.exceptions import UserError
+from airflow_provider_rtlake.kit import remove as removing
+from airflow_provider_rtlake.kit import settings, verbs
+from airflow_provider_rtlake.kit.artifacts import LOCK_NAME
+from airflow_provider_rtlake.kit.stack import Stack
+
+app = typer.Typer(rich_markup_mode=None)
+
+
+@app.command()
+def remove(components: Annotated[list[str], typer.Argument(help="As in 'rtlake up --only'.")]) -> None:
+    """Take components away: services, settings, software, logs. Their data stays; 'up --all' brings them back."""
+    stack = Stack.load()
+    if set(components) >= set(stack.components):
+        raise UserError("that is everything: use 'rtlake destroy'")
+    kept = removing.remove_components(stack, components, verbs.project() / "ansible" / LOCK_NAME)
+    left = [c for c in stack.components if c not in components]
+    settings.save(stack.home, {**settings.load(stack.home), "rtlake_components": left})
+    for path in kept:
+        typer.echo(f"kept: {path}")
+    verbs.bring_up(stack.home, settings.load(stack.home), stack.supervisor)

