@@ -19,6 +19,7 @@ from airflow_provider_rtlake.flink_sql.settings import LaneSettings
 from airflow_provider_rtlake.kit.stack import Stack
 from airflow_provider_rtlake.lanes.backfill import backfill as fill
 from airflow_provider_rtlake.lanes.dead_letters import DeadLetter, chosen, dead_letters, dismiss, replay
+from airflow_provider_rtlake.lanes.jobs import Applied
 from airflow_provider_rtlake.lanes.lanes import Lane, LaneRunner, lanes_of, select, stream_of
 from airflow_provider_rtlake.pinot_config.gather import declared_types
 from airflow_provider_rtlake.streams.load import load_connectors
@@ -177,16 +178,17 @@ def apply(
     with workshop(home, connectors, tables_dir) as shop:
         if not dry_run:
             shop.runner.make_topics(shop.connectors)
-        for one in select(shop.lanes, tables or [], lane or []):
-            applied = shop.runner.apply(one, dry_run=dry_run, accept_gap=accept_gap)
+        chosen_lanes = select(shop.lanes, tables or [], lane or [])
+
+        def told(applied: Applied) -> None:
             done.append(applied.as_dict())
             if not as_json:
                 typer.echo(f"{applied.name}: {_told(applied.action, dry_run)} ({applied.reason})")
+
+        shop.runner.apply_all(chosen_lanes, dry_run=dry_run, accept_gap=accept_gap, told=told)
         if prune:
             prefixes = [connector.topic_prefix for connector in shop.connectors]
-            for job in shop.runner.undeclared(shop.lanes, prefixes):
-                if not dry_run:
-                    shop.runner.client.cancel(job.job_id)
+            for job in shop.runner.prune(shop.lanes, prefixes, dry_run=dry_run):
                 done.append({"name": job.name, "job_id": job.job_id, "action": "prune", "changed": True})
                 if not as_json:
                     typer.echo(f"{job.name}: {'would be stopped' if dry_run else 'stopped'} (not declared)")
@@ -210,10 +212,12 @@ def stop(
     as_json: AsJson = False,
 ) -> None:
     """Stop lanes with a savepoint; `rtlake stream apply` goes on where they stopped."""
-    done = []
+    done: list[dict[str, Any]] = []
     with workshop(home, connectors, tables_dir) as shop:
-        for one in select(shop.lanes, tables or [], lane or []):
-            done.append({"name": one.job.name, "stopped": shop.runner.stop(one)})
+        shop.runner.stop_all(
+            select(shop.lanes, tables or [], lane or []),
+            told=lambda stopped: done.append({"name": stopped[0].job.name, "stopped": stopped[1]}),
+        )
     lines = [f"{entry['name']}: {'stopped' if entry['stopped'] else 'did not run'}" for entry in done]
     echo({"ok": True, "changed": any(entry["stopped"] for entry in done), "lanes": done}, lines, as_json)
 
@@ -233,15 +237,13 @@ def backfill(
         if not found:
             raise UserError(f"{table} is declared with `realtime: false`: it has no topics to fill")
         refilled = fill(
-            shop.runner.client,
-            shop.runner.kafka,
-            shop.runner.settings,
+            shop.runner,
             stream_of(shop.connectors, table),
             found[0],
             timeout=wait,
             say=(lambda text: None) if as_json else (lambda text: typer.echo(f"{table}: {text}")),
         )
-    line = f"{table}: {refilled.messages} changes sent again, {refilled.truncated} rows removed by truncates told"
+    line = f"{table}: {refilled.messages} changes sent again, {refilled.removed} rows told that truncates removed"
     echo({"ok": True, **refilled.as_dict()}, [line], as_json)
 
 

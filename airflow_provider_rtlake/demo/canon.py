@@ -17,7 +17,7 @@ from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from airflow_provider_rtlake.pinot_config.realtime import Kind
+from airflow_provider_rtlake.pinot_config.realtime import INFINITE_MS, Kind
 from airflow_provider_rtlake.scd2.values import (
     DAY_US,
     MAX_DATE,
@@ -37,6 +37,7 @@ _INFINITE = {
     "-9223372036854775808": MIN_TIMESTAMP,
 }
 _INFINITE_DAYS = {2146033979: MAX_DATE, -2147472691: MIN_DATE}
+_INFINITE_TEXT = {"infinity": INFINITE_MS, "-infinity": -INFINITE_MS}
 _STAMP = re.compile(
     r"(?P<y>-?\d+)-(?P<m>\d\d)-(?P<d>\d\d)"
     r"(?:[T ](?P<H>\d\d):(?P<M>\d\d)(?::(?P<S>\d\d)(?:\.(?P<f>\d+))?)?)?"
@@ -224,6 +225,30 @@ def _bits(value: Any) -> str:
     return str(int(str(value) or "0", 2))
 
 
+def _in_milliseconds(column: Column) -> bool:
+    """Whether Debezium sends milliseconds: it takes the coarser of two units that holds the column's digits."""
+    coarse = column.precision is not None and column.precision <= 3
+    return coarse and column.type in ("time without time zone", "timestamp without time zone")
+
+
+def _sent_bits(text: str) -> str:
+    """Bits as Debezium's JSON has them: a boolean, or base64."""
+    if text in ("true", "false"):
+        return str(int(text == "true"))
+    return _bits(base64.b64decode(text, validate=True))
+
+
+def _point(value: Any) -> str:
+    """Of ``(x,y)``, or of Debezium's structure."""
+    text = str(value)
+    if text.startswith("("):
+        x, y = text.strip("()").split(",")
+    else:
+        tree = json.loads(text)
+        x, y = tree["x"], tree["y"]
+    return f"({_double(x)},{_double(y)})"
+
+
 def _json(value: Any) -> str:
     tree = json.loads(value, parse_float=Decimal, parse_int=Decimal) if isinstance(value, (str, bytes)) else value
     return json.dumps(tree, sort_keys=True, ensure_ascii=False, default=lambda number: {"#": _decimal(number)})
@@ -250,6 +275,7 @@ _SPELL: Mapping[str, Callable[[Any], str]] = {
     "bit varying": _bits,
     "json": _json,
     "jsonb": _json,
+    "point": _point,
 }
 
 
@@ -260,6 +286,8 @@ def realtime(kind: Kind, column: Column, value: Any) -> str | None:
     :param column: the source column.
     :param value: PostgreSQL's text.
     """
+    if kind == "millis" and value in _INFINITE_TEXT:
+        return str(_INFINITE_TEXT[value])
     text = canonical(column, value)
     if text is None or kind not in ("double", "millis"):
         return text
@@ -284,4 +312,9 @@ def served(kind: Kind, column: Column, value: Any) -> str | None:
         "double": _real if column.type == "real" else _double,  # 1.1 as a real is another double than 1.1
         "boolean": _boolean,
     }
+    if kind == "text" and not column.dimensions:
+        if column.type in ("bit", "bit varying"):
+            return _sent_bits(str(value))
+        if _in_milliseconds(column) and re.fullmatch(r"-?\d+", str(value)):
+            return str(int(value) * 1000)
     return spell[kind](value) if kind in spell else canonical(column, value)

@@ -345,7 +345,10 @@ def _served(column: RealtimeColumn, value: Any, default: str) -> str | None:
     """A Pinot value as text; None for what stands for null, which need not be of the source's type."""
     if value is None or (column.kind == "text" and str(value) == default):
         return None
-    return _unless_null(served(column.kind, column.source, value), default)
+    try:
+        return _unless_null(served(column.kind, column.source, value), default)
+    except ValueError:
+        return f"unreadable {column.source.type}: {value!r}"  # differs from whatever the source has
 
 
 def captured(access: Access, connectors: Sequence[Connector]) -> list[tuple[Stream, TableSchema]]:

@@ -15,7 +15,13 @@ from airflow_provider_rtlake.flink_sql.bronze import KEY_LIMIT, dead_letter_ddl
 from airflow_provider_rtlake.flink_sql.job import KafkaSource, RenderedJob
 from airflow_provider_rtlake.flink_sql.quoting import identifier, literal, options
 from airflow_provider_rtlake.flink_sql.settings import LaneSettings
-from airflow_provider_rtlake.pinot_config.realtime import Kind, RealtimeColumn, image_types, realtime_columns
+from airflow_provider_rtlake.pinot_config.realtime import (
+    INFINITE_MS,
+    Kind,
+    RealtimeColumn,
+    image_types,
+    realtime_columns,
+)
 from airflow_provider_rtlake.streams.connect_config import EPOCH_HEADER, PLACEHOLDER_HEADER
 from airflow_provider_rtlake.streams.model import Stream
 from airflow_provider_rtlake.streams.schema import TableSchema
@@ -29,7 +35,8 @@ _FLINK_TYPES: dict[Kind, str] = {
     "text": "STRING",
 }
 OPERATIONS = {"r": "SNAPSHOT", "c": "INSERT", "u": "UPDATE", "d": "DELETE", "t": "TRUNCATE"}
-INFINITE_MS = 9_223_372_036_854_775  # what Debezium's infinite timestamp (int64's limit in µs) is in milliseconds
+
+NEW_KEY_HEADER = "__debezium.newkey"  # on the delete that a changed key begins with
 
 # Field references of the views below
 BEFORE, AFTER, SOURCE, OP = "`payload`.`before`", "`payload`.`after`", "`payload`.`source`", "`payload`.`op`"
@@ -79,7 +86,7 @@ def realtime_job(
                 "value.json.ignore-parse-errors": "true",
             },
         ),
-        views=(changes_view(),),
+        views=(changes_view(deferrable_key=schema.deferrable_key),),
         insert="EXECUTE STATEMENT SET BEGIN\n" + ";\n".join(inserts) + ";\nEND",
         properties=settings.streaming_properties(settings.realtime_interval_ms, "AT_LEAST_ONCE"),
     )
@@ -138,11 +145,18 @@ def payload_columns(columns: tuple[RealtimeColumn, ...]) -> str:
 _EPOCH = f"CAST(`message_headers`[{literal(EPOCH_HEADER)}] AS STRING)"
 
 
-def changes_view(source: str = "`topic`", epoch: str = "CAST(`message_headers`['rtlake.epoch'] AS STRING)") -> str:
+def changes_view(
+    source: str = "`topic`",
+    epoch: str = "CAST(`message_headers`['rtlake.epoch'] AS STRING)",
+    *,
+    deferrable_key: bool = False,
+) -> str:
     """The view that adds the position of each change and leaves out what is no change.
 
     :param source: quoted table that has ``message_key`` and ``payload``.
     :param epoch: expression of the header that names the slot's life: ``"<n>:<system id>:<timeline>"``, in quotes.
+    :param deferrable_key: two rows may have one key inside a transaction: a row that leaves a key comes before all
+        that arrive at it, whatever the order of the statements.
     """
     number = f"""LPAD(COALESCE(SPLIT_INDEX(TRIM(BOTH '"' FROM {epoch}), ':', 0), '0'), 6, '0')"""
     lsn = f"LPAD({SOURCE}.`lsn`, 20, '0')"
@@ -150,11 +164,15 @@ def changes_view(source: str = "`topic`", epoch: str = "CAST(`message_headers`['
     streamed = f"""{SOURCE}.`sequence` LIKE '["%'"""
     commit = f"""LPAD(SPLIT_INDEX({SOURCE}.`sequence`, '"', 1), 20, '0')"""
     zero = "0" * 20
+    within = lsn
+    if deferrable_key:
+        left = f"{OP} = 'd' AND `message_headers`[{literal(NEW_KEY_HEADER)}] IS NOT NULL"
+        within = f"CASE WHEN {left} THEN '0' ELSE '1' END || {lsn}"
     # A row that a later snapshot reads holds all that was committed before, whatever its own log position says
     place = f"""CASE
     WHEN {OP} = 'r' AND {streamed} THEN '-1-' || {commit} || '-{zero}'
     WHEN {OP} = 'r' THEN '-0-{zero}-' || {lsn}
-    WHEN {streamed} THEN '-1-' || {commit} || '-' || {lsn}
+    WHEN {streamed} THEN '-1-' || {commit} || '-' || {within}
     ELSE '-1-{zero}-' || {lsn} END"""
     operations = ", ".join(literal(op) for op in OPERATIONS)
     return f"""CREATE TEMPORARY VIEW `changes` AS
@@ -215,9 +233,18 @@ def _numeric(value: str) -> str:
     )
 
 
-def _local_timestamp(value: str) -> str:
-    micros = f"TRY_CAST({value} AS BIGINT)"
-    return f"{micros} / 1000 - CASE WHEN MOD({micros}, 1000) < 0 THEN 1 ELSE 0 END"  # floor, also before 1970
+def _date(value: str) -> str:
+    return (
+        f"CASE {value} WHEN '2146033979' THEN {INFINITE_MS} WHEN '-2147472691' THEN -{INFINITE_MS} "  # Debezium's
+        f"ELSE TRY_CAST({value} AS BIGINT) * 86400000 END"
+    )
+
+
+def _local_timestamp(value: str, *, in_millis: bool) -> str:
+    number = f"TRY_CAST({value} AS BIGINT)"
+    # Floor, also before 1970
+    millis = number if in_millis else f"{number} / 1000 - CASE WHEN MOD({number}, 1000) < 0 THEN 1 ELSE 0 END"
+    return f"GREATEST(LEAST({millis}, {INFINITE_MS}), -{INFINITE_MS})"  # an infinite one is at int64's limits
 
 
 def _zoned_timestamp(value: str) -> str:
@@ -251,12 +278,11 @@ def convert(value: str, column: RealtimeColumn) -> str:
     if kind != "millis":
         return _CONVERSIONS[kind](value)
     if source.type == "date":
-        return f"TRY_CAST({value} AS BIGINT) * 86400000"
+        return _date(value)
     if source.type == "timestamp with time zone":
         return _zoned_timestamp(value)
-    if source.precision is not None and source.precision <= 3:
-        return f"TRY_CAST({value} AS BIGINT)"  # Debezium sends milliseconds for such a column
-    return _local_timestamp(value)
+    # Debezium sends milliseconds where the column's digits fit into them
+    return _local_timestamp(value, in_millis=source.precision is not None and source.precision <= 3)
 
 
 def _sink_ddl(name: str, fields: list[tuple[str, str, str]], with_options: Mapping[str, str]) -> str:

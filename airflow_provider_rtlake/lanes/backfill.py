@@ -1,26 +1,26 @@
-"""Refills the real-time topics of a table from bronze, and tells the current topic what truncates removed."""
+"""Refills the real-time topics of a table from bronze."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from confluent_kafka import Producer
-
 from airflow_provider_rtlake.clients.flink import FlinkClient
 from airflow_provider_rtlake.clients.kafka import KafkaClient, Topic
-from airflow_provider_rtlake.exceptions import ServiceUnavailable, UserError
+from airflow_provider_rtlake.exceptions import TransientError, UserError
 from airflow_provider_rtlake.flink_sql.backfill import copy_job, refill_job
 from airflow_provider_rtlake.flink_sql.job import EARLIEST, RenderedJob
-from airflow_provider_rtlake.flink_sql.settings import LaneSettings
+from airflow_provider_rtlake.lanes.bronze import next_offsets
 from airflow_provider_rtlake.lanes.jobs import Restore, start_job
-from airflow_provider_rtlake.lanes.lanes import Lane
+from airflow_provider_rtlake.lanes.lanes import Lane, LaneRunner
+from airflow_provider_rtlake.lanes.removed import epoch_mark, send_removals, truncates_of, values_of
 from airflow_provider_rtlake.lanes.topics import make_missing, realtime_topics
 from airflow_provider_rtlake.streams.model import Stream
 
-Message = tuple[bytes | None, bytes | None, dict[str, str]]
+
+class Incomplete(TransientError):
+    """A refilled topic did not take every change."""
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,12 @@ class Refilled:
 
     :param table: as declared.
     :param messages: read from bronze.
-    :param truncated: rows that a truncate had removed and the current topic now knows as deleted.
+    :param removed: rows that a truncate had removed and the current topic now knows as deleted.
     """
 
     table: str
     messages: int
-    truncated: int
+    removed: int
 
     def as_dict(self) -> dict[str, Any]:
         """As plain values."""
@@ -42,9 +42,7 @@ class Refilled:
 
 
 def backfill(
-    client: FlinkClient,
-    kafka: KafkaClient,
-    settings: LaneSettings,
+    runner: LaneRunner,
     stream: Stream,
     lane: Lane,
     *,
@@ -53,34 +51,56 @@ def backfill(
 ) -> Refilled:
     """Send every change that bronze holds to both real-time topics once more.
 
-    The lane goes on meanwhile: what is sent twice is equal, and an older message never wins over a newer one.
+    The lane goes on meanwhile: what is sent twice is equal, and Pinot lets no older message win over a newer one. A
+    compacted topic does: it keeps what came last. So at the end the lane begins again where bronze was when the copy
+    began, and the newest change of each key is the last one of its topic too.
 
-    :param client: of the Flink cluster.
-    :param kafka: the brokers.
-    :param settings: of the lanes.
+    :param runner: of the lanes.
     :param stream: the captured table.
     :param lane: its real-time lane.
     :param timeout: seconds for each of the two jobs.
     :param say: told each step.
+    :raises UserError: the table has no real-time lane.
+    :raises Incomplete: the history topic holds less than was sent to it.
     """
     if lane.kind != "realtime":
         raise UserError(f"{stream.source} has no real-time lane to fill")
-    make_missing(kafka, realtime_topics(stream))
+    client, kafka = runner.client, runner.kafka
+    for text in make_missing(kafka, realtime_topics(stream)):
+        say(text)
+    ends = kafka.end_offsets(stream.topic)
+    bronze = next_offsets(client, runner.settings, stream.bronze_table, ends)
     topic = f"{stream.topic}.backfill"
     kafka.delete([topic])  # left by a run that was killed
-    partitions = max(1, kafka.topics().get(stream.topic, 1))
-    kafka.ensure([Topic(topic, partitions, {"retention.ms": "86400000"})])
+    kafka.ensure([Topic(topic, max(1, len(ends)), {"retention.ms": "86400000"})])
     try:
         say("copying bronze")
-        _run(client, copy_job(stream, topic, settings), timeout)
-        count = sum(end - first for first, end in kafka.end_offsets(topic).values())
+        _run(client, copy_job(stream, topic, runner.settings), timeout)
+        count = _length(kafka, topic)
         say(f"sending {count} changes")
         if count:
-            _run(client, refill_job(stream, lane.job, topic), timeout)
-        truncated = repair_truncates(kafka, stream)
+            _refill(client, kafka, stream, lane, topic, count, timeout)
     finally:
         kafka.delete([topic])
-    return Refilled(stream.source, count, truncated)
+    removed = _repair(kafka, stream)
+    if count:
+        say("the lane goes on behind them")
+        runner.rewind(lane, _reachable(bronze, ends), timeout=timeout)
+    return Refilled(stream.source, count, removed)
+
+
+def _refill(
+    client: FlinkClient, kafka: KafkaClient, stream: Stream, lane: Lane, topic: str, count: int, timeout: float
+) -> None:
+    history = str(stream.history_topic)
+    before = _length(kafka, history)
+    _run(client, refill_job(stream, lane.job, topic), timeout)
+    taken = _length(kafka, history) - before
+    if taken < count:
+        raise Incomplete(
+            f"{stream.source}: topic {history} took {taken} of {count} changes; was it deleted and made again "
+            "meanwhile? Run the backfill again"
+        )
 
 
 def _run(client: FlinkClient, job: RenderedJob, timeout: float) -> None:
@@ -88,71 +108,17 @@ def _run(client: FlinkClient, job: RenderedJob, timeout: float) -> None:
     client.wait_until_finished(job_id, timeout=timeout)
 
 
-def repair_truncates(kafka: KafkaClient, stream: Stream) -> int:
-    """Tell the current topic of the rows that truncates removed.
-
-    A truncate names no row, so the lane, which keeps no state, can only tell it to the history topic.
-
-    :param kafka: the brokers.
-    :param stream: the captured table.
-    :return: number of rows.
-    """
-    truncates = [value for _, value in _values(kafka.read_all(str(stream.history_topic))) if value.get("op") == "t"]
-    deletes = list(truncate_deletes(truncates, _values(kafka.read_all(str(stream.current_topic)))))
-    if deletes:
-        _send(kafka, str(stream.current_topic), deletes)
-    return len(deletes)
+def _length(kafka: KafkaClient, topic: str) -> int:
+    """Messages that were ever written to a topic and are still there."""
+    return sum(end - first for first, end in kafka.end_offsets(topic).values())
 
 
-def truncate_deletes(
-    truncates: Iterable[Mapping[str, Any]], current: Iterable[tuple[bytes, Mapping[str, Any]]]
-) -> Iterator[tuple[bytes, dict[str, Any]]]:
-    """The delete messages of the rows that lived when a truncate came and have not changed since. Pure.
-
-    :param truncates: messages of the history topic.
-    :param current: key and value of every message of the current topic, in any order.
-    """
-    last: dict[bytes, Mapping[str, Any]] = {}
-    for key, value in current:
-        if key not in last or value["position"] >= last[key]["position"]:
-            last[key] = value
-    newest_first = sorted(truncates, key=lambda truncate: str(truncate["position"]), reverse=True)
-    for key, value in last.items():
-        later = [truncate for truncate in newest_first if truncate["position"] > value["position"]]
-        if later and not value["is_deleted"]:
-            truncate = later[-1]  # the first one after the row's last change is the one that removed it
-            yield (
-                key,
-                {
-                    **value,
-                    "is_deleted": True,
-                    "position": truncate["position"],
-                    "last_updated_ts": truncate["event_timestamp"],
-                    "event_id": f"{truncate['record_id']}{key.decode()}",
-                },
-            )
+def _repair(kafka: KafkaClient, stream: Stream) -> int:
+    marks = truncates_of(value for _, value in values_of(kafka.read_all(str(stream.history_topic))))
+    begun = epoch_mark(kafka, stream)
+    return send_removals(kafka, stream, [*marks, *([begun] if begun else [])])
 
 
-def _values(messages: Iterable[Message]) -> Iterator[tuple[bytes, dict[str, Any]]]:
-    for key, value, _ in messages:
-        if key is not None and value is not None:
-            yield key, json.loads(value)
-
-
-def _send(kafka: KafkaClient, topic: str, messages: Iterable[tuple[bytes, dict[str, Any]]]) -> None:
-    # Murmur2, as Flink's and every Java producer: a key has to stay in its partition
-    producer = Producer({**kafka.config, "acks": "all", "enable.idempotence": True, "partitioner": "murmur2_random"})
-    failures: list[str] = []
-
-    def delivered(error: Any, _: Any) -> None:
-        if error is not None:
-            failures.append(error.str())
-
-    for key, value in messages:
-        text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-        producer.produce(topic, key=key, value=text.encode(), on_delivery=delivered)
-        producer.poll(0)
-    left = producer.flush(60)
-    if failures or left:
-        reason = failures[0] if failures else f"{left} messages were not confirmed"
-        raise ServiceUnavailable("Kafka", f"writing to topic {topic}: {reason}")
+def _reachable(following: Mapping[int, int], ends: Mapping[int, tuple[int, int]]) -> dict[int, int]:
+    """Offsets that bronze does not have, within what the topic holds."""
+    return {number: min(max(following.get(number, first), first), end) for number, (first, end) in ends.items()}

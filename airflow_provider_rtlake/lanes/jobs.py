@@ -15,6 +15,7 @@ from airflow_provider_rtlake.exceptions import (
     ServiceError,
     ServiceUnavailable,
     StatementFailed,
+    TransientError,
     WaitTimeout,
 )
 from airflow_provider_rtlake.flink_sql.job import (
@@ -27,6 +28,11 @@ from airflow_provider_rtlake.flink_sql.job import (
 from airflow_provider_rtlake.lanes.decide import Decision, SeenJob, decide
 
 log = logging.getLogger(__name__)
+
+
+class NoFreeSlot(TransientError):
+    """A job cannot run because others take every slot."""
+
 
 _DUPLICATE = "DuplicateJobSubmissionException"
 
@@ -170,10 +176,31 @@ def start_job(
         except JobNotFound:
             pass
         break
+    wait_for_slot(client, job.name)
     on_submit(job_id)
     submit(client, job, begin, job_id)
     client.wait_until_running(job_id, timeout=timeout)
     return job_id
+
+
+def wait_for_slot(client: FlinkClient, name: str, *, timeout: float = 60.0) -> None:
+    """Wait until a task slot is free: one of a job that was just stopped, or of a taskmanager that is coming back.
+
+    :param client: of the cluster.
+    :param name: of the job that needs it.
+    :param timeout: seconds.
+    :raises NoFreeSlot: there is none.
+    """
+    total = 0
+    for _ in pauses(timeout):
+        seen = client.overview()
+        total = int(seen["slots-total"])
+        if int(seen["slots-available"]) > 0:
+            return
+    raise NoFreeSlot(
+        f"Flink: none of {total} task slots is free for job {name}, which needs one; raise flink_slots and run "
+        "rtlake up, or stop jobs that nobody needs"
+    )
 
 
 def submit(client: FlinkClient, job: RenderedJob, begin: Restore, job_id: str) -> None:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from airflow_provider_rtlake.clients.flink import FlinkClient, Job
 from airflow_provider_rtlake.clients.kafka import KafkaClient
-from airflow_provider_rtlake.exceptions import JobNotFound, ServiceUnavailable, UserError
+from airflow_provider_rtlake.exceptions import JobNotFound, RtlakeError, ServiceUnavailable, UserError
 from airflow_provider_rtlake.flink_sql.bronze import bronze_job, notifications_job, transactions_job
 from airflow_provider_rtlake.flink_sql.job import RenderedJob, StartPoint
 from airflow_provider_rtlake.flink_sql.realtime import realtime_job
 from airflow_provider_rtlake.flink_sql.settings import LaneSettings
 from airflow_provider_rtlake.lanes.bronze import bronze_start, next_offsets
 from airflow_provider_rtlake.lanes.jobs import Applied, Restore, apply_job, dispose, plan_job, stop_job
-from airflow_provider_rtlake.lanes.topics import committed, connector_topics, make_missing, realtime_topics
+from airflow_provider_rtlake.lanes.topics import commit, committed, connector_topics, make_missing, realtime_topics
 from airflow_provider_rtlake.streams.model import Connector, Stream
 from airflow_provider_rtlake.streams.schema import TableSchema
 
@@ -24,6 +25,7 @@ log = logging.getLogger(__name__)
 
 Kind = Literal["bronze", "realtime", "transactions"]
 PREFIXES = ("bronze.", "realtime.")
+_WORKERS = 4  # lanes that are started at a time
 
 
 @dataclass(frozen=True)
@@ -149,6 +151,41 @@ class LaneRunner:
             dispose(self.client, path)
         return applied
 
+    def apply_all(
+        self,
+        lanes: Sequence[Lane],
+        *,
+        dry_run: bool = False,
+        accept_gap: bool = False,
+        timeout: float = 180.0,
+        told: Callable[[Applied], None] = lambda applied: None,
+    ) -> list[Applied]:
+        """Let several lanes run as declared, some at a time: most of a start is waiting.
+
+        One that cannot start does not keep the others from it.
+
+        :param lanes: which ones.
+        :param dry_run: only tell what would be done.
+        :param accept_gap: see :func:`bronze_start`.
+        :param timeout: seconds for each of stop and start.
+        :param told: what became of each, in their order.
+        """
+
+        def work(lane: Lane) -> Applied:
+            return self.apply(lane, dry_run=dry_run, accept_gap=accept_gap, timeout=timeout)
+
+        return _side_by_side(lanes, work, told)
+
+    def stop_all(
+        self, lanes: Sequence[Lane], *, told: Callable[[tuple[Lane, list[str]]], None] = lambda stopped: None
+    ) -> None:
+        """Stop several lanes, see :meth:`stop`.
+
+        :param lanes: which ones.
+        :param told: each with the ids of its jobs, in their order.
+        """
+        _side_by_side(lanes, lambda lane: (lane, self.stop(lane)), told)
+
     def start_point(self, lane: Lane, *, accept_gap: bool = False) -> StartPoint:
         """Where a lane's job has to begin when it starts now.
 
@@ -176,6 +213,21 @@ class LaneRunner:
                 stopped.append(job.job_id)
         return stopped
 
+    def rewind(self, lane: Lane, offsets: Mapping[int, int], *, timeout: float = 180.0) -> None:
+        """Let a real-time lane read again from given offsets; one that does not run will begin there.
+
+        :param lane: which one.
+        :param offsets: partition → next offset to read.
+        :param timeout: seconds for each of stop and start.
+        """
+        source = lane.job.source
+        if source is None:
+            return
+        stopped = self.stop(lane, timeout=timeout)
+        commit(self.kafka, source.group, source.topic, offsets)
+        if stopped:
+            self.apply(lane, timeout=timeout)
+
     def undeclared(self, lanes: Sequence[Lane], prefixes: Sequence[str]) -> list[Job]:
         """Jobs of lanes that run although no declaration asks for them.
 
@@ -189,6 +241,18 @@ class LaneRunner:
             for job in self.client.jobs()
             if job.name.startswith(ours) and job.name not in wanted and not job.state.is_terminal
         ]
+
+    def prune(self, lanes: Sequence[Lane], prefixes: Sequence[str], *, dry_run: bool = False) -> list[Job]:
+        """Stop the jobs of lanes that are no longer declared, as :meth:`stop` does.
+
+        :param lanes: all that are declared.
+        :param prefixes: topic prefixes of the declared connectors.
+        :param dry_run: only tell which ones.
+        """
+        jobs = self.undeclared(lanes, prefixes)
+        for job in () if dry_run else jobs:
+            dispose(self.client, stop_job(self.client, job.job_id))
+        return jobs
 
     def status(self, lane: Lane) -> dict[str, Any]:
         """State of a lane: its job, its checkpoints, how many messages it is behind.
@@ -233,6 +297,30 @@ class LaneRunner:
             return None
         done = committed(self.kafka, lane.job.source.group, lane.job.source.topic, ends)
         return sum(end - max(done.get(partition, first), first) for partition, (first, end) in ends.items())
+
+
+_Given = TypeVar("_Given")
+_Found = TypeVar("_Found")
+
+
+def _side_by_side(
+    given: Sequence[_Given], work: Callable[[_Given], _Found], told: Callable[[_Found], None]
+) -> list[_Found]:
+    found: list[_Found] = []
+    errors: list[RtlakeError] = []
+    with ThreadPoolExecutor(_WORKERS) as pool:
+        for future in [pool.submit(work, one) for one in given]:
+            try:
+                found.append(future.result())
+            except RtlakeError as error:
+                errors.append(error)
+            else:
+                told(found[-1])
+    for error in errors[1:]:
+        log.error("%s", error)
+    if errors:
+        raise errors[0]
+    return found
 
 
 def stream_of(connectors: Iterable[Connector], source: str) -> Stream:

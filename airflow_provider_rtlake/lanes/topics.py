@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
@@ -33,6 +33,29 @@ def committed(kafka: KafkaClient, group: str, topic: str, partitions: Iterable[i
     except KafkaException as error:
         raise ServiceUnavailable("Kafka", f"offsets of group {group}: {error.args[0].str()}") from error
     return {place.partition: place.offset for place in found.topic_partitions if place.offset >= 0}
+
+
+def commit(kafka: KafkaClient, group: str, topic: str, offsets: Mapping[int, int]) -> None:
+    """Set where a consumer group goes on.
+
+    :param kafka: the brokers.
+    :param group: consumer group that nobody is a member of.
+    :param topic: its topic.
+    :param offsets: partition → next offset to read.
+    :raises ServiceUnavailable: no broker answers, or somebody still reads in that group.
+    """
+    if not offsets:
+        return
+    places = [TopicPartition(topic, partition, offset) for partition, offset in sorted(offsets.items())]
+    admin = AdminClient(dict(kafka.config))
+    try:
+        request = ConsumerGroupTopicPartitions(group, places)
+        done = admin.alter_consumer_group_offsets([request])[group].result(kafka.timeout)
+    except KafkaException as error:
+        raise ServiceUnavailable("Kafka", f"setting offsets of group {group}: {error.args[0].str()}") from error
+    failed = [place.error for place in done.topic_partitions if place.error is not None]
+    if failed:
+        raise ServiceUnavailable("Kafka", f"setting offsets of group {group}: {failed[0].str()}")
 
 
 def connector_topics(connector: Connector) -> list[Topic]:

@@ -19,6 +19,7 @@ from airflow_provider_rtlake.flink_sql.script import script_job
 from airflow_provider_rtlake.hooks.flink import FlinkHook
 from airflow_provider_rtlake.hooks.sources import captured_of
 from airflow_provider_rtlake.lanes.jobs import (
+    Applied,
     Restore,
     apply_job,
     latest_restore,
@@ -349,7 +350,10 @@ class FlinkRunJarOperator(_RunsBoundedJob):
 
     def what(self) -> str:
         """What is run, as text."""
-        content = hashlib.sha256(Path(self.jar).read_bytes()).hexdigest()
+        path = Path(self.jar)
+        if not path.is_file():
+            raise UserError(f"task {self.task_id}: jar {self.jar!r} is no file on the worker")
+        content = hashlib.sha256(path.read_bytes()).hexdigest()
         settings = [self.entry_class, list(self.arguments), self.parallelism, self.savepoint]
         return json.dumps([content, *settings, sorted((self.properties or {}).items())])
 
@@ -359,8 +363,6 @@ class FlinkRunJarOperator(_RunsBoundedJob):
         :param job_id: to start it under.
         """
         path = Path(self.jar)
-        if not path.is_file():
-            raise UserError(f"{path}: no such file on the worker")
         present = [jar_id for jar_id, name in self.client.jars().items() if name == path.name]
         jar_id = self.client.upload_jar(path)
         for old in present:  # an older upload of the same name may be another build
@@ -555,20 +557,17 @@ class FlinkApplyLanesOperator(_FlinkOperator):
         made = [] if plan_only else runner.make_topics(connectors)
         for text in made:
             self.log.info("%s", text)
-        done = []
-        for lane in select(lanes, list(self.tables), kinds):
-            applied = runner.apply(lane, dry_run=plan_only, accept_gap=accept_gap, timeout=self.wait_seconds)
+
+        def told(applied: Applied) -> None:
             self.log.info("%s: %s (%s)", applied.name, applied.action, applied.reason)
             if applied.job_id:
                 FlinkJobLink.persist(context, self.hook.job_url(applied.job_id))
-            done.append(applied.as_dict())
-        pruned = self._prune(runner.undeclared(lanes, [c.topic_prefix for c in connectors]), plan_only) if prune else []
-        changed = bool(made or pruned) or any(entry["changed"] for entry in done)
-        return {"changed": changed, "lanes": done, "pruned": pruned}
 
-    def _prune(self, jobs: Sequence[Any], plan_only: bool) -> list[str]:
-        for job in jobs:
-            self.log.info("%s: not declared, stopping it", job.name)
-            if not plan_only:
-                stop_job(self.client, job.job_id, timeout=self.wait_seconds)
-        return [job.name for job in jobs]
+        chosen = select(lanes, list(self.tables), kinds)
+        done = runner.apply_all(chosen, dry_run=plan_only, accept_gap=accept_gap, timeout=self.wait_seconds, told=told)
+        prefixes = [connector.topic_prefix for connector in connectors] if prune else []
+        pruned = [job.name for job in runner.prune(lanes, prefixes, dry_run=plan_only)] if prefixes else []
+        for name in pruned:
+            self.log.info("%s: not declared, stopped", name)
+        changed = bool(made or pruned) or any(applied.changed for applied in done)
+        return {"changed": changed, "lanes": [applied.as_dict() for applied in done], "pruned": pruned}

@@ -14,6 +14,9 @@ from airflow_provider_rtlake.streams.schema import Column, TableSchema
 
 Kind = Literal["int", "long", "double", "boolean", "millis", "text"]
 
+# Milliseconds that stand for infinity: Debezium's infinite timestamp, the limit of int64, is in microseconds.
+INFINITE_MS = 9_223_372_036_854_775
+
 # What the real-time lane adds to the source's columns, current topic and history topic.
 CURRENT_COLUMNS = ("is_deleted", "position", "last_updated_ts", "event_id")
 HISTORY_COLUMNS = (

@@ -12,7 +12,8 @@ class Column:
     :param name: as PostgreSQL spells it.
     :param type: ``format_type`` without modifiers: ``numeric``, ``timestamp with time zone``, ``integer[]``, an enum's
         name; of a domain its base type's.
-    :param precision: numeric precision, or a character type's length; None where there is none.
+    :param precision: numeric precision, a character or bit type's length, or the digits of a time's seconds; None
+        where the column declares none.
     :param scale: numeric scale.
     :param nullable: whether NULL is allowed.
     :param generated: a generated column, which replication leaves out.

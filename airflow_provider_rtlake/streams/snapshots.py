@@ -62,6 +62,30 @@ def read_progress(kafka: KafkaClient, connector: Connector, epoch: Epoch) -> Sna
     return SnapshotProgress(done, rows)
 
 
+def whole_snapshot(kafka: KafkaClient, stream: Stream) -> tuple[int, int] | None:
+    """The newest epoch in which a snapshot read a table to its end, and when; None where none did.
+
+    :param kafka: the cluster.
+    :param stream: the table.
+    :return: number of the epoch, and milliseconds since 1970.
+    """
+    newest: tuple[int, int] | None = None
+    for _, value, headers in kafka.read_all(stream.connector.notification_topic):
+        if value is None:
+            continue
+        told = json.loads(value)
+        told = told.get("payload", told)
+        more = told.get("additional_data") or {}
+        whole = told["type"] == "TABLE_SCAN_COMPLETED" and more.get("status") == "SUCCEEDED"
+        if whole and more.get("scanned_collection") == notified_name(stream):
+            try:
+                number = Epoch.parse(headers.get(EPOCH_HEADER, "").strip('"')).number
+            except ValueError:
+                continue
+            newest = max(newest or (0, 0), (number, int(told.get("timestamp") or 0)))
+    return newest
+
+
 def ask_for_snapshot(kafka: KafkaClient, connector: Connector, streams: Sequence[Stream]) -> None:
     """Ask a running connector to read tables, between two transactions of its stream.
 

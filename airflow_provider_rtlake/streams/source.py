@@ -7,14 +7,15 @@ import json
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import psycopg
+from typing import TYPE_CHECKING, Any
 
 from airflow_provider_rtlake.exceptions import DeclarationError
 from airflow_provider_rtlake.streams.model import Stream
 from airflow_provider_rtlake.streams.rules import Path, Problem
 from airflow_provider_rtlake.streams.schema import Column, TableSchema
+
+if TYPE_CHECKING:
+    import psycopg  # reading declarations and DAG files need not wait for it
 
 # What Debezium 3.7's JSON carries exactly, in the snapshot and in the stream (seen on live messages).
 _SHARED = """smallint integer bigint oid real "double precision" boolean character "character varying" text citext json
@@ -365,7 +366,7 @@ def _column(row: dict[str, Any], *, has_toast: bool) -> Column:
 
 
 def _modifier(internal: str, typmod: int) -> tuple[int | None, int | None]:
-    """Precision and scale, or length, out of ``pg_attribute.atttypmod``."""
+    """Precision and scale, length, or digits of the seconds, out of ``pg_attribute.atttypmod``."""
     if typmod < 0:
         return None, None
     if internal == "numeric":
@@ -373,8 +374,8 @@ def _modifier(internal: str, typmod: int) -> tuple[int | None, int | None]:
         return (packed >> 16) & 0xFFFF, ((packed & 0x7FF) ^ 0x400) - 0x400  # the scale may be negative
     if internal in ("varchar", "bpchar"):
         return typmod - 4, None
-    if internal in ("bit", "varbit"):
-        return typmod, None
+    if internal in ("bit", "varbit", "timestamp", "timestamptz", "time", "timetz"):
+        return typmod, None  # of a time: digits of its seconds
     return None, None
 
 

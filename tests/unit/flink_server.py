@@ -19,6 +19,7 @@ class State:
     :param lose: number of answers to INSERT statements that are lost after the job was accepted.
     :param refuse_stop: stop-with-savepoint fails with this trace.
     :param fail_new: a new job fails with this trace.
+    :param free_slots: of the cluster; -1 for one that does not tell.
     """
 
     jobs: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -31,6 +32,7 @@ class State:
     lose: int = 0
     refuse_stop: str | None = None
     fail_new: str | None = None
+    free_slots: int = 4
     clock: int = 1000
 
     def add_job(self, name: str, state: str = "RUNNING", fingerprint: str | None = None, jid: str = "") -> str:
@@ -75,6 +77,8 @@ class Handler(BaseHTTPRequestHandler):
     def _route(self, path: str, body: dict[str, Any]) -> tuple[int, Any]:
         if path == "/jobs/overview":
             return 200, {"jobs": [self._job(jid) for jid in self.state.jobs]}
+        if path == "/overview" and self.state.free_slots >= 0:
+            return 200, {"slots-total": 4, "slots-available": self.state.free_slots}
         if path.startswith("/jobs/"):
             return self._job_route(path.split("/")[2:], body)
         if path == "/v3/sessions":

@@ -109,6 +109,12 @@ def test_the_realtime_lane_keeps_doubles_and_milliseconds() -> None:
     small = Column("r", "real")  # 1.1 travels as the text 1.1, and Pinot keeps the double of it
     assert realtime("double", small, "1.1") == served("double", small, 1.1)
     assert realtime("double", small, "1.1") != served("double", small, 1.1001)
+    assert realtime("millis", at, "infinity") == served("millis", at, 9223372036854775)
+    assert served("text", Column("t", "time without time zone", 3), "43200123") == "43200123000"
+    assert served("text", Column("b", "bit", 1), "true") == canonical(Column("b", "bit", 1), "1")
+    assert served("text", Column("b", "bit", 8), "qg==") == canonical(Column("b", "bit", 8), "10101010")
+    point = Column("p", "point")
+    assert canonical(point, '{"x":1.5,"y":-2.0,"wkb":"A","srid":null}') == canonical(point, "(1.5,-2)")
     assert realtime("millis", at, "2024-01-01 00:00:00.123999+00") == served("millis", at, 1704067200123)
     assert realtime("millis", Column("d", "date"), "1969-12-31") == served("millis", Column("d", "date"), -86400000)
     assert realtime("text", Column("k", "numeric"), "1.50") == served("text", Column("k", "numeric"), "1.50")

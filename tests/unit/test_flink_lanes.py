@@ -11,11 +11,20 @@ from airflow_provider_rtlake.clients.flink import FlinkClient, Job, JobState, ro
 from airflow_provider_rtlake.exceptions import JobFailed, JobNotFound, StatementFailed
 from airflow_provider_rtlake.flink_sql.job import RenderedJob, StartPoint
 from airflow_provider_rtlake.flink_sql.script import script_job
-from airflow_provider_rtlake.lanes.backfill import truncate_deletes
 from airflow_provider_rtlake.lanes.bronze import OffsetGap, bronze_start
 from airflow_provider_rtlake.lanes.dead_letters import chosen, fold
 from airflow_provider_rtlake.lanes.decide import SeenJob, decide
-from airflow_provider_rtlake.lanes.jobs import Applied, Restore, apply_job, latest_restore, stop_job, take_savepoint
+from airflow_provider_rtlake.lanes.jobs import (
+    Applied,
+    NoFreeSlot,
+    Restore,
+    apply_job,
+    latest_restore,
+    stop_job,
+    take_savepoint,
+    wait_for_slot,
+)
+from airflow_provider_rtlake.lanes.removed import removals, truncates_of
 from tests.unit.flink_server import State, flink_server
 
 JOB = script_job("lane", "CREATE TABLE a (b INT); INSERT INTO a SELECT 1", {})
@@ -195,11 +204,14 @@ def message(position: str, deleted: bool = False) -> dict[str, object]:
     return {"id": 1, "position": position, "is_deleted": deleted, "last_updated_ts": 1, "event_id": "e"}
 
 
-def test_a_truncate_deletes_what_lived_before_it() -> None:
-    truncates = [
-        {"position": "5", "event_timestamp": 50, "record_id": "t5:"},
-        {"position": "8", "event_timestamp": 80, "record_id": "t8:"},
-    ]
+def test_a_truncate_removes_what_lived_before_it() -> None:
+    truncates = truncates_of(
+        [
+            {"op": "u", "position": "7", "event_timestamp": 70, "record_id": "u7:"},
+            {"op": "t", "position": "8", "event_timestamp": 80, "record_id": "t8:"},
+            {"op": "t", "position": "5", "event_timestamp": 50, "record_id": "t5:"},
+        ]
+    )
     current = [
         (b"gone", message("3")),
         (b"gone", message("2")),
@@ -207,11 +219,19 @@ def test_a_truncate_deletes_what_lived_before_it() -> None:
         (b"alive", message("9")),
         (b"dead", message("4", deleted=True)),
     ]
-    deletes = dict(truncate_deletes(truncates, current))
+    deletes = dict(removals(truncates, current))
     assert {key: value["position"] for key, value in deletes.items()} == {b"gone": "5", b"between": "8"}
     assert all(value["is_deleted"] for value in deletes.values())
     assert deletes[b"gone"]["event_id"] == "t5:gone"
-    assert not list(truncate_deletes(truncates, [*current, *deletes.items()]))  # a second run adds nothing
+    assert not list(removals(truncates, [*current, *deletes.items()]))  # a second run adds nothing
+    assert not list(removals([], current))
+
+
+def test_a_job_without_a_slot_says_so(server: tuple[FlinkClient, State]) -> None:
+    client, state = server
+    state.free_slots = 0
+    with pytest.raises(NoFreeSlot, match="none of 4 task slots is free for job it, which needs one; raise flink_slots"):
+        wait_for_slot(client, "it", timeout=0)
 
 
 def letter(origin: str, reason: str = "not JSON") -> tuple[bytes, bytes, dict[str, str]]:

@@ -175,7 +175,7 @@ def test_a_table_without_key_or_lane_is_refused() -> None:
     [
         (Column("x", "date"), "* 86400000"),
         (Column("x", "timestamp without time zone"), "/ 1000"),
-        (Column("x", "timestamp without time zone", 3), "TRY_CAST(`payload`.`after`.`x` AS BIGINT) AS `after_x`"),
+        (Column("x", "timestamp without time zone", 3), "LEAST(TRY_CAST(`payload`.`after`.`x` AS BIGINT), 9223372"),
         (Column("x", "timestamp with time zone"), "EXTRACT(EPOCH"),
         (Column("x", "numeric"), "'POSITIVE_INFINITY'"),
         (Column("x", "boolean"), "TRY_CAST(`payload`.`after`.`x` AS BOOLEAN)"),
@@ -238,3 +238,9 @@ def test_notifications_have_a_table_of_their_own() -> None:
     job = notifications_job(SALES.connector, SETTINGS)
     assert job.source is not None and job.source.topic == "shop.notifications"
     assert "`rtlake`.`bronze`.`shop_notifications`" in job.insert
+
+
+def test_a_row_that_leaves_a_deferrable_key_comes_before_all_that_arrive_at_it() -> None:
+    swapping = dataclasses.replace(SCHEMA, deferrable_key=True)
+    assert "__debezium.newkey" in text(realtime_job(SALES, swapping, SETTINGS))
+    assert "__debezium.newkey" not in text(realtime_job(SALES, SCHEMA, SETTINGS))
