@@ -21,8 +21,10 @@ def rotate(name: Annotated[str, typer.Argument(help="Name below RTLAKE_HOME/secr
     def converge() -> None:
         verbs.bring_up(stack.home, settings.load(stack.home), stack.supervisor, converge=True)
 
-    for one in rotating.names(stack) if name == "all" else [name]:
-        rotating.rotate(stack, one, converge)
-        if one == "debezium" and "connect" in stack.services:
-            verbs.restart("connect")  # a connector reads its secret only when it starts
-        verbs.say(f"{one} rotated")
+    chosen = rotating.names(stack) if name == "all" else [name]
+    if name == "all" and "airflow" not in stack.components:
+        chosen.remove("airflow_fernet")
+    rotating.rotate(stack, chosen, converge)
+    if "debezium" in chosen and "connect" in stack.services:
+        verbs.restart("connect")  # a connector reads its secret only when it starts
+    verbs.say(f"rotated: {', '.join(chosen)}")

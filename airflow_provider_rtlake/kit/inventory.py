@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,7 +23,7 @@ def write(folder: Path) -> None:
 def differing(folder: Path, *, deep: bool = False) -> list[str]:
     """Files that are missing or have other contents than when they were installed; those added are no matter.
 
-    Only files whose size or time differs are read: a byte cannot be changed without it, unless somebody means to hide it.
+    Only files whose size or time differs are read: no byte changes without it, unless somebody means to hide it.
 
     :param folder: installed by :func:`~airflow_provider_rtlake.kit.artifacts.install`.
     :param deep: read every file.
@@ -54,7 +53,7 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _facts(path: Path) -> list[object]:
-    stat = os.stat(path)
+    stat = path.stat()
     return [stat.st_size, stat.st_mtime_ns]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from airflow_provider_rtlake.exceptions import UserError
@@ -17,30 +17,38 @@ _FERNET = "airflow_fernet"
 
 def names(stack: Stack) -> list[str]:
     """Every secret of a stack."""
-    return sorted(p.name for p in (stack.home / "secrets").iterdir() if p.is_file() and p.suffix != ".new")
+    return sorted(p.name for p in (stack.home / "secrets").iterdir() if p.is_file() and not p.suffix)
 
 
-def rotate(stack: Stack, name: str, converge: Callable[[], None]) -> None:
-    """Make one secret anew and bring it wherever it is used.
+def rotate(stack: Stack, wanted: Sequence[str], converge: Callable[[], None]) -> None:
+    """Make secrets anew and bring them wherever they are used.
 
     :param stack: a running stack.
-    :param name: below ``secrets/``.
+    :param wanted: below ``secrets/``.
     :param converge: runs the playbook and waits until all services answer.
-    :raises UserError: there is no such secret.
+    :raises UserError: there is no such secret, or nobody who could use the new one.
     """
-    path = stack.home / "secrets" / name
-    if not path.exists():
-        raise UserError(f"no secret {name}; there are: {', '.join(names(stack))}")
-    if name == _FERNET:
-        _rotate_fernet(stack, path, converge)
-        return
+    unknown = sorted(set(wanted) - set(names(stack)))
+    if unknown:
+        raise UserError(f"no secret {', '.join(unknown)}; there are: {', '.join(names(stack))}")
+    if _FERNET in wanted and "airflow" not in stack.components:
+        raise UserError(f"{_FERNET}: what it encrypts can only be encrypted anew while Airflow is installed")
+    plain = [name for name in wanted if name != _FERNET]
+    for name in plain:
+        _renew(stack, stack.home / "secrets" / name)
+    if plain:
+        converge()
+    if _FERNET in wanted:
+        _rotate_fernet(stack, stack.home / "secrets" / _FERNET, converge)
+
+
+def _renew(stack: Stack, path: Path) -> None:
     new = secrets.token_hex(32)
     _write(path.with_suffix(".new"), new)  # before the server knows it: a broken run leaves both
-    if name == "postgres":
-        server = postgres.Server("127.0.0.1", stack.service("postgresql").port, stack.secret(name))
+    if path.name == "postgres":
+        server = postgres.Server("127.0.0.1", stack.service("postgresql").port, stack.secret(path.name))
         postgres.set_superuser_password(server, new)
     path.with_suffix(".new").replace(path)
-    converge()
 
 
 def _rotate_fernet(stack: Stack, path: Path, converge: Callable[[], None]) -> None:

@@ -13,8 +13,9 @@ import yaml
 _HEAD = """# Variables of the roles
 
 Made from `ansible/roles/*/meta/argument_specs.yml` by
-`python -m airflow_provider_rtlake.kit.variables >docs/variables.md`; a test compares. Set them in an inventory, in its `group_vars`, or with `-e`. What concerns all roles (folders, ports,
-components) is explained in `ansible/group_vars/all/main.yml`.
+`python -m airflow_provider_rtlake.kit.variables >docs/variables.md`; a test compares. Set them in an inventory,
+in its `group_vars`, or with `-e`. What concerns all roles (folders, ports, components) is explained in
+`ansible/group_vars/all/main.yml`.
 """
 
 

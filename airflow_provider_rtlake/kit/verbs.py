@@ -17,13 +17,14 @@ from rich.console import Console
 from rich.table import Table
 
 from airflow_provider_rtlake.exceptions import UserError
-from airflow_provider_rtlake.kit import artifacts, health, order, playbook, remove, settings, supervise
+from airflow_provider_rtlake.kit import artifacts, health, order, playbook, remove, sbom, settings, supervise
 from airflow_provider_rtlake.kit import doctor as doctors
 from airflow_provider_rtlake.kit import fetch as fetching
 from airflow_provider_rtlake.kit.stack import Stack, default_home
 
 _OFFSET = "rtlake_port_offset"
 _COMPONENTS = "rtlake_components"
+_MONITORING = "rtlake_monitoring"
 
 
 def project() -> Path:
@@ -51,6 +52,9 @@ def up(
     supervisor: Annotated[
         str | None, typer.Option(help="systemd or supervisord; chosen by itself if not given.")
     ] = None,
+    monitoring: Annotated[
+        bool | None, typer.Option("--monitoring/--no-monitoring", help="Prometheus and all exporters; remembered.")
+    ] = None,
     converge: Annotated[
         bool, typer.Option("--converge", help="Run the playbook even if nothing seems changed.")
     ] = False,
@@ -60,6 +64,8 @@ def up(
     started = time.monotonic()
     home = default_home()
     variables, kind = _choices(home, port_offset, _split(only), _split(without), everything, supervisor)
+    if monitoring is not None:
+        variables[_MONITORING] = monitoring
     if check:
         changes = playbook.run(home, project(), _variables(variables), kind, say, check=True)
         say(f"{changes} changes to make; see {home / 'log' / 'ansible.log'}")
@@ -107,7 +113,8 @@ def _installed(home: Path) -> Stack | None:
 def _retire(stack: Stack, variables: dict[str, Any]) -> None:
     """Stop what is not wanted any more."""
     wanted = variables.get(_COMPONENTS) or settings.all_components(project())
-    gone = [n for n, s in stack.services.items() if s.component not in wanted]
+    kept = settings.MONITORING if variables.get(_MONITORING) is not False else ()
+    gone = [n for n, s in stack.services.items() if s.component not in (*wanted, *kept)]
     if gone:
         say(f"stopping {', '.join(gone)}")
         remove.remove_services(stack, gone)
@@ -266,7 +273,7 @@ def destroy(
 def lock(
     components: Annotated[list[str] | None, typer.Argument(help="Only these; the others keep their entries.")] = None,
 ) -> None:
-    """Resolve ansible/artifacts/*.yml anew and write ansible/artifacts.lock.json."""
+    """Resolve ansible/artifacts/*.yml anew; write ansible/artifacts.lock.json and the SBOM beside it."""
     from airflow_provider_rtlake.kit import resolve
 
     folder = project() / "ansible"
@@ -289,6 +296,7 @@ def lock(
         **{n: found[n] for n in (components or wanted)},
     }
     path.write_text(artifacts.dump_lock(merged.values()))
+    sbom.write(project())
     for component in merged.values():
         megabytes = sum(a.size for a in component.artifacts) / 1e6
         say(f"{component.name} {component.version}: {len(component.artifacts)} files, {megabytes:.0f} MB")
