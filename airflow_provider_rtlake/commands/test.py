@@ -23,11 +23,12 @@ _STATIC: dict[str, list[str]] = {
 _FOLDERS: dict[str, list[str]] = {
     "unit": ["tests/unit"],
     "integration": ["tests/integration"],
-    "system": ["tests/system"],
+    "dags": ["tests/system"],
+    "system": ["tests/system_node"],
     "all": ["tests/unit", "tests/integration", "tests/system"],
 }
 _WITH_STATIC = ("unit", "all")
-_WHAT_HELP = "unit (no server), integration, system (DAGs) or all; then pytest's arguments."
+_WHAT_HELP = "unit (no server), integration, dags, system (a fresh node) or all but system; then pytest's arguments."
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -35,6 +36,9 @@ def test(context: typer.Context, what: Annotated[str, typer.Argument(help=_WHAT_
     """Static checks and unit tests; then integration tests and DAGs on a stack that the tests start.
 
     Their stack lives in RTLAKE_TEST_HOME, on ports of its own; RTLAKE_TEST_STACK names a running one instead.
+
+    'system' boots a fresh Debian 12 beside this one (systemd-nspawn, as root) and runs the playbook there as a user
+    would: RTLAKE_TEST_NODE names the components (or all), RTLAKE_TEST_GOLDEN a folder for the unpacked Debian.
     """
     arguments = list(context.args)
     if what.startswith("-"):

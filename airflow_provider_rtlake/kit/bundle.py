@@ -88,15 +88,9 @@ def _parts(stack: Stack, project: Path) -> Iterator[tuple[str, str]]:
     for path in sorted((stack.home / "etc").rglob("*")):
         if path.is_file() and path.stat().st_mode & 0o040 and "secrets" not in path.parts:  # keys are in 0600 files
             yield str(path.relative_to(stack.home)), path.read_text(errors="replace")
-    for name, service in stack.services.items():
-        yield f"log/{name}.log", _log(stack, name, service.log)
+    for name in stack.services:
+        yield f"log/{name}.log", "\n".join(health.last_lines(stack, name, _LOG_LINES))
     yield "log/ansible.log", "\n".join(health.tail(stack.home / "log" / "ansible.log", _LOG_LINES))
-
-
-def _log(stack: Stack, name: str, path: Path) -> str:
-    if stack.supervisor == "systemd":
-        return _output(["journalctl", "-u", f"rtlake-{name}", "-n", str(_LOG_LINES), "--no-pager"])
-    return "\n".join(health.tail(path, _LOG_LINES))
 
 
 def _output(command: list[str]) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 
 from airflow_provider_rtlake.exceptions import RtlakeError
-from airflow_provider_rtlake.kit import artifacts, health, preflight, supervise
+from airflow_provider_rtlake.kit import artifacts, health, inspect, order, preflight, supervise
 from airflow_provider_rtlake.kit.stack import Stack
 
 _LOW_DISK_MB = 2000
@@ -48,9 +48,7 @@ def examine(home: Path, project: Path) -> list[Finding]:
 
 def _java() -> Finding:
     java = preflight.find_java17()
-    return Finding(
-        "Java 17", java is not None, str(java or "not found"), "apt-get install openjdk-17-jre-headless"
-    )
+    return Finding("Java 17", java is not None, str(java or "not found"), "apt-get install openjdk-17-jre-headless")
 
 
 def _disk(home: Path) -> Finding:
@@ -96,7 +94,7 @@ def _secrets(stack: Stack) -> Iterator[Finding]:
         "secrets",
         not missing,
         f"missing: {', '.join(missing)}" if missing else "all there",
-        "./rtlake up --converge",
+        "./rtlake up --converge (a new one is made and stored wherever it is used; airflow_fernet: restore a backup)",
     )
     if open_:
         yield Finding("secrets", False, f"readable by others: {', '.join(open_)}", f"chmod 600 {folder}/*")
@@ -108,15 +106,24 @@ def _services(stack: Stack) -> Iterator[Finding]:
         yield Finding("supervisord", False, "does not run", "./rtlake up")
     ports = {s.name: s.port for s in stack.services.values()}
     for problem in preflight.ports_taken(ports, lambda pid: preflight.is_ours(pid, stack.home)):
-        yield Finding("ports", False, problem, "")
-    for name, answer in health.check_all(stack, memory=False).items():
-        service = stack.services[name]
-        remedy = ""
-        if not answer.healthy:
-            end = " | ".join(health.tail(service.log, 3))
-            what = "restart" if keeper.pid(name) else "up"
-            remedy = f"./rtlake {'restart ' + name if what == 'restart' else 'up'}; {service.log} ends: {end}"
-        stale = supervise.is_stale(stack.home, service.component, name)
-        yield Finding(name, answer.healthy, answer.detail, remedy)
-        if stale and keeper.pid(name):
+        yield Finding("ports", False, problem, "stop it, then ./rtlake up")
+    answers = health.check_all(stack, memory=False)
+    ill = {name for name, answer in answers.items() if not answer.healthy}
+    for name, answer in answers.items():
+        yield Finding(name, answer.healthy, answer.detail, _remedy(stack, keeper, name, ill) if name in ill else "")
+        if supervise.is_stale(stack.home, stack.services[name].component, name) and keeper.pid(name):
             yield Finding(name, False, "its files changed since it was started", "./rtlake up --converge")
+        for what, detail, remedy in () if name in ill else inspect.problems(stack, name):
+            yield Finding(what, False, detail, remedy)
+    disabled = keeper.disabled(list(stack.services))
+    if disabled:
+        yield Finding("boot", False, f"would not come back: {', '.join(disabled)}", "./rtlake up --converge")
+
+
+def _remedy(stack: Stack, keeper: supervise.Supervisor, name: str, ill: set[str]) -> str:
+    """What to do about a service that does not answer: first mend what it needs."""
+    needed = [other for other, users in order.STOPS_AFTER.items() if name in users and other in ill]
+    if needed:
+        return f"it needs {', '.join(needed)}: mend that first"
+    verb = f"restart {name}" if keeper.pid(name) else "up"
+    return f"./rtlake {verb}; its log ends: {' | '.join(health.last_lines(stack, name, 3))}"

