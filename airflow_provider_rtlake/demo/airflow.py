@@ -31,6 +31,11 @@ class Airflow:
             token = login.post("/auth/token", json={"username": user, "password": password})["access_token"]
         self._rest = RestClient(_SERVICE, url, headers={"Authorization": f"Bearer {token}"})
 
+    @property
+    def rest(self) -> RestClient:
+        """The client, logged in, for what has no method here."""
+        return self._rest
+
     def close(self) -> None:
         """Close the connections."""
         self._rest.close()
@@ -58,7 +63,20 @@ class Airflow:
 
     def unpause(self, dag: str) -> None:
         """Let a DAG run, also on its schedule."""
-        self._rest.request("PATCH", f"{_API}/dags/{_part(dag)}", json={"is_paused": False})
+        self._set_paused(dag, False)
+
+    def pause(self, dag: str) -> None:
+        """Let a DAG begin no further run."""
+        self._set_paused(dag, True)
+
+    def paused(self) -> dict[str, bool]:
+        """Whether each DAG is paused."""
+        return {
+            dag["dag_id"]: dag["is_paused"] for dag in self._rest.get(f"{_API}/dags", params={"limit": 500})["dags"]
+        }
+
+    def _set_paused(self, dag: str, paused: bool) -> None:
+        self._rest.request("PATCH", f"{_API}/dags/{_part(dag)}", json={"is_paused": paused})
 
     def trigger(self, dag: str, conf: dict[str, Any] | None = None) -> str:
         """Start a run now.
@@ -113,17 +131,30 @@ class Airflow:
     def _run(dag: str, run: str) -> str:
         return f"{_API}/dags/{_part(dag)}/dagRuns/{_part(run)}"
 
-    def _tasks(self, dag: str, run: str) -> list[dict[str, Any]]:
+    def dag_run(self, dag: str, run: str) -> dict[str, Any]:
+        """A run, as the API tells it.
+
+        :param dag: its id.
+        :param run: the run's id.
+        """
+        return dict(self._rest.get(self._run(dag, run)))
+
+    def tasks(self, dag: str, run: str) -> list[dict[str, Any]]:
+        """The task instances of a run, as the API tells them.
+
+        :param dag: its id.
+        :param run: the run's id.
+        """
         found = self._rest.get(f"{self._run(dag, run)}/taskInstances", params={"limit": 500})
         return list(found["task_instances"])
 
     def _running(self, dag: str, run: str) -> list[str]:
         busy = ("running", "deferred", "up_for_retry")
-        return sorted(task["task_id"] for task in self._tasks(dag, run) if task["state"] in busy)
+        return sorted(task["task_id"] for task in self.tasks(dag, run) if task["state"] in busy)
 
     def _why(self, dag: str, run: str) -> str:
         parts = []
-        for task in self._tasks(dag, run):
+        for task in self.tasks(dag, run):
             if task["state"] == "failed":
                 log = self._rest.get(
                     f"{self._run(dag, run)}/taskInstances/{_part(task['task_id'])}/logs/{task['try_number']}",

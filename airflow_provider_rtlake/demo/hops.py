@@ -23,6 +23,7 @@ from airflow_provider_rtlake.demo.access import Access, column_list, literal, ta
 from airflow_provider_rtlake.demo.canon import canonical, realtime, served
 from airflow_provider_rtlake.demo.kafka_count import TopicCount, count, dead_letters
 from airflow_provider_rtlake.exceptions import CheckFailed, NotFound, RtlakeError
+from airflow_provider_rtlake.lanes.dead_letters import DeadLetter
 from airflow_provider_rtlake.pinot_config.realtime import RealtimeColumn, realtime_columns
 from airflow_provider_rtlake.streams.model import Connector, Stream
 from airflow_provider_rtlake.streams.naming import quote_identifier as quoted
@@ -179,7 +180,8 @@ class TableCheck:
     # Kafka and bronze
 
     def _bronze(self, hops: TableHops) -> None:
-        topic, dead = self._topics()
+        topic, letters = self._topics()
+        dead, waiting = len(letters), sum(letter.status == "open" for letter in letters)
         hops.rows["kafka"] = topic.messages
         name = table_name(self.stream.bronze_table)
         kept = " OR ".join(
@@ -197,11 +199,11 @@ class TableCheck:
         if of_topic + dead != topic.messages:
             missing = topic.messages - of_topic - dead
             hops.problems.append(f"bronze holds {of_topic} of the topic's {topic.messages} messages: {missing} missing")
-        if dead:
-            hops.problems.append(f"{dead} message(s) in {self.stream.dead_letter_topic}: replay or dismiss them")
+        if waiting:
+            hops.problems.append(f"{waiting} message(s) in {self.stream.dead_letter_topic}: replay or dismiss them")
 
-    def _topics(self) -> tuple[TopicCount, int]:
-        """The topic's count, and how many of its messages are dead letters."""
+    def _topics(self) -> tuple[TopicCount, list[DeadLetter]]:
+        """The topic's count, and those of its messages that could not be read."""
         consumer = self.access.consumer()
         try:
             counted = count(consumer, self.stream.topic)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from dataclasses import dataclass, field
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Message, TopicPartition
 
 from airflow_provider_rtlake.exceptions import ServiceError, WaitTimeout
+from airflow_provider_rtlake.lanes.dead_letters import DeadLetter, fold
 
 
 @dataclass
@@ -102,13 +102,17 @@ def count(consumer: Consumer, topic: str) -> TopicCount:
     return result
 
 
-def dead_letters(consumer: Consumer, dead_letter_topic: str, topic: str) -> int:
-    """How many of a topic's messages are dead letters, each counted once.
+def dead_letters(consumer: Consumer, dead_letter_topic: str, topic: str) -> list[DeadLetter]:
+    """A topic's dead letters, each once, with what became of it.
 
     :param consumer: as for :func:`read`.
     :param dead_letter_topic: where they are.
     :param topic: where they come from.
     """
     _, messages = read(consumer, dead_letter_topic)
-    origins = (json.loads(value) for value in (message.value() for message in messages) if value is not None)
-    return len({(one["partition"], one["offset"]) for one in origins if one["topic"] == topic})
+    found = fold((_bytes(message.key()), _bytes(message.value()), {}) for message in messages)
+    return [letter for letter in found if letter.topic == topic]
+
+
+def _bytes(content: str | bytes | None) -> bytes | None:
+    return content.encode() if isinstance(content, str) else content

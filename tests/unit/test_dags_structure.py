@@ -96,18 +96,18 @@ def test_users_find_documentation_tags_and_parameters(no_network: None) -> None:
     for dag in load().values():
         assert dag.description and dag.doc_md and dag.doc_md.startswith(dag.description)
         assert "rtlake" in dag.tags and len(dag.tags) > 1
-        for name, param in dag.params.items():
+        for name in dag.params:
             assert f"`{name}`" in dag.doc_md, f"{dag.dag_id} does not document its parameter {name}"
-            assert dag.params.get_param(name).description, param
+            assert dag.params.get_param(name).description, name
         for task in dag.tasks:
             assert task.doc_md, f"{dag.dag_id}.{task.task_id} has no documentation"
 
 
 def test_dead_letters_of_a_table_and_of_its_connector_are_checked(declared: Path) -> None:
     dags = load()
-    own = dags["lakehouse_checks"].get_task("orders.dead_letters")
+    own: Any = dags["lakehouse_checks"].get_task("orders.dead_letters")
     assert (own.dead_letter_topic, own.topics) == ("shop.dead_letters", ["shop.public.orders"])
-    rest = dags["lakehouse_checks"].get_task("shop.dead_letters")
+    rest: Any = dags["lakehouse_checks"].get_task("shop.dead_letters")
     assert set(rest.except_topics) == {"shop.public.orders", "shop.crm.Kunden", "shop.public.quiet"}
     assert "checks.dead_letters" in dags["scd2_orders_spark_processing"].task_ids
 
