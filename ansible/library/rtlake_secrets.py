@@ -14,10 +14,11 @@ DOCUMENTATION = r"""
 ---
 module: rtlake_secrets
 short_description: Secrets in files that only their owner reads
-description: Generates each secret that has no file yet. Use with no_log.
+description: Stores what is given, or generates it, for each secret that has no file yet. Use with no_log.
 options:
   folder: {description: Folder of the secrets, type: path, required: true}
   names: {description: Kind (token or fernet) of each name, type: dict, required: true}
+  given: {description: Values to begin with, such as from ansible-vault, type: dict, default: {}}
 author: [RTLake]
 """
 EXAMPLES = r"""
@@ -45,10 +46,14 @@ def main() -> None:
         argument_spec={
             "folder": {"type": "path", "required": True},
             "names": {"type": "dict", "required": True},
+            "given": {"type": "dict", "default": {}, "no_log": True},
         },
         supports_check_mode=True,
     )
     folder = Path(module.params["folder"])
+    unknown = sorted(set(module.params["given"]) - set(module.params["names"]))
+    if unknown:
+        module.fail_json(msg=f"rtlake_secrets_given: no secret {', '.join(unknown)}")
     values, made = {}, []
     for name, kind in module.params["names"].items():
         path = folder / name
@@ -60,7 +65,7 @@ def main() -> None:
                     path.chmod(0o600)
             continue
         made.append(name)
-        values[name] = make(kind)
+        values[name] = str(module.params["given"].get(name) or make(kind))
         if not module.check_mode:
             handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with os.fdopen(handle, "w") as stream:

@@ -1,0 +1,66 @@
+"""The module that makes secrets, run as Ansible runs it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+MODULE = Path(__file__).parents[2] / "ansible" / "library" / "rtlake_secrets.py"
+
+
+def run(**arguments: Any) -> dict[str, Any]:
+    done = subprocess.run(
+        [sys.executable, str(MODULE)],
+        input=json.dumps({"ANSIBLE_MODULE_ARGS": arguments}),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path
+
+
+def test_secrets_are_made_once_for_their_owner_only(folder: Path) -> None:
+    first = run(folder=str(folder), names={"a": "token", "b": "fernet"})
+    assert first["changed"]
+    assert len(set(first["secrets"].values())) == 2
+    assert (folder / "a").stat().st_mode & 0o777 == 0o600
+    again = run(folder=str(folder), names={"a": "token", "b": "fernet"})
+    assert (again["changed"], again["secrets"]) == (False, first["secrets"])
+
+
+def test_what_is_given_is_used_only_where_nothing_is(folder: Path) -> None:
+    given = "given-by-vault-0123456789"
+    run(folder=str(folder), names={"a": "token"}, given={"a": given})
+    assert (folder / "a").read_text().strip() == given
+    run(folder=str(folder), names={"a": "token"}, given={"a": "another-0123456789"})
+    assert (folder / "a").read_text().strip() == given, "an existing one is only changed by rotation"
+
+
+def test_a_misspelt_name_is_refused_without_its_value(folder: Path) -> None:
+    answer = run(folder=str(folder), names={"a": "token"}, given={"aa": "do-not-show-me-0123456789"})
+    assert answer["failed"] and "no secret aa" in answer["msg"]
+    assert "do-not-show-me" not in json.dumps(answer)
+
+
+def test_check_mode_makes_nothing(folder: Path) -> None:
+    answer = run(folder=str(folder), names={"a": "token"}, _ansible_check_mode=True)
+    assert answer["changed"]
+    assert list(folder.iterdir()) == []
+
+
+def test_an_open_secret_is_closed(folder: Path) -> None:
+    run(folder=str(folder), names={"a": "token"})
+    (folder / "a").chmod(0o644)
+    assert run(folder=str(folder), names={"a": "token"})["changed"]
+    assert (folder / "a").stat().st_mode & 0o777 == 0o600
