@@ -2,16 +2,53 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from airflow_provider_rtlake.scd2.change import RawChange
-from airflow_provider_rtlake.scd2.lake import Table, Traffic, collect
+from airflow_provider_rtlake.scd2.lake import Table, Traffic
+from airflow_provider_rtlake.scd2.reads import Wanted, read_files
+from airflow_provider_rtlake.scd2.store import conform
 from airflow_provider_rtlake.scd2.tables import python_values
 
-_FEW_SCHEMAS = 4
+COLUMNS = pa.schema(
+    [
+        ("topic", pa.string()),
+        ("topic_partition", pa.int32()),
+        ("topic_offset", pa.int64()),
+        ("kafka_ts", pa.timestamp("us", tz="UTC")),
+        ("message_key", pa.string()),
+        ("headers", pa.map_(pa.string(), pa.string())),
+        ("op", pa.string()),
+        ("value_schema", pa.string()),
+        ("payload", pa.string()),
+    ]
+)
+_TRANSACTIONS = pa.schema(
+    [
+        ("topic_offset", pa.int64()),
+        ("tx_id", pa.string()),
+        ("status", pa.string()),
+        ("data_collections", pa.string()),
+        ("kafka_ts", pa.timestamp("us", tz="UTC")),
+    ]
+)
+
+
+_NOTIFICATIONS = pa.schema(
+    [
+        ("topic_offset", pa.int64()),
+        ("type", pa.string()),
+        ("status", pa.string()),
+        ("data_collection", pa.string()),
+        ("epoch", pa.string()),
+        ("row_count", pa.int64()),
+        ("kafka_ts", pa.timestamp("us", tz="UTC")),
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -24,13 +61,6 @@ class Range:
     start: int | None
     end: int
     rows: int
-
-
-@dataclass
-class SchemaTexts:
-    """Message schemas by their hash: each distinct one is fetched from bronze once in a session, not once a row."""
-
-    texts: dict[tuple[int, int], str] = field(default_factory=dict)
 
 
 def ranges(table: Table, start: int | None, max_rows: int) -> list[Range]:
@@ -57,70 +87,58 @@ def ranges(table: Table, start: int | None, max_rows: int) -> list[Range]:
     return found
 
 
-def read_range(table: Table, part: Range, schemas: SchemaTexts, traffic: Traffic) -> list[RawChange]:
-    """Rows of bronze that a range added.
+def _read(table: Table, part: Range, schema: pa.Schema, traffic: Traffic) -> pa.Table:
+    ids = table.field_ids()
+    wanted = Wanted({name: ids[name] for name in schema.names if name in ids})
+    found = read_files(table.lake.store, table.tasks(start=part.start, end=part.end), wanted, traffic)
+    return conform(found, schema)
 
-    :param schemas: filled with the schemas met.
-    """
-    frame = table.frame(part.start, part.end)
-    rows = collect(
-        frame.selectExpr(
-            "topic",
-            "topic_partition",
-            "topic_offset",
-            "kafka_ts",
-            "message_key",
-            "headers",
-            "op",
-            "xxhash64(value_schema) AS schema_hash",
-            "length(value_schema) AS schema_length",
-            "payload",
-        ),
-        traffic,
+
+def read_range(table: Table, part: Range, traffic: Traffic) -> pa.Table:
+    """Rows of bronze that a range added, with the columns :data:`COLUMNS`."""
+    return _read(table, part, COLUMNS, traffic)
+
+
+def raw_changes(rows: pa.Table) -> list[RawChange]:
+    """Rows of :func:`read_range`, one by one."""
+    # The few distinct schemas are one object each: looked up by identity, and not a copy a row.
+    shared = rows.set_column(
+        rows.schema.get_field_index("value_schema"), "value_schema", rows["value_schema"].dictionary_encode()
     )
-    values = {name: python_values(rows[name]) for name in rows.column_names}
-    wanted = list(zip(values["schema_hash"], values["schema_length"], strict=True))
-    missing = set(wanted) - schemas.texts.keys()
-    if missing:
-        _fetch_schemas(frame, missing, schemas)
-    texts = [schemas.texts[key] for key in wanted]
-    headers = [None if found is None else dict(found) for found in values["headers"]]
-    names = ("topic", "topic_partition", "topic_offset", "kafka_ts", "message_key")
-    return [
-        RawChange(*row)
-        for row in zip(*(values[name] for name in names), headers, values["op"], texts, values["payload"], strict=True)
-    ]
+    values = {name: python_values(shared[name]) for name in shared.column_names if name != "value_schema"}
+    values["value_schema"] = _decoded(shared["value_schema"])
+    values["headers"] = [None if found is None else dict(found) for found in values["headers"]]
+    return [RawChange(*row) for row in zip(*(values[name] for name in RawChange._fields), strict=True)]
 
 
-def _fetch_schemas(frame: Any, missing: set[tuple[int, int]], schemas: SchemaTexts) -> None:
-    columns = "xxhash64(value_schema) AS schema_hash", "length(value_schema) AS schema_length", "value_schema"
-    if len(missing) <= _FEW_SCHEMAS:  # one row of each is found without a shuffle
-        parts = [
-            frame.where(f"xxhash64(value_schema) = {hashed} AND length(value_schema) = {length}").limit(1)
-            for hashed, length in missing
-        ]
-    else:
-        parts = [frame.groupBy("value_schema").count()]
-    for part in parts:
-        for row in collect(part.selectExpr(*columns)).to_pylist():
-            schemas.texts[row["schema_hash"], row["schema_length"]] = row["value_schema"]
+def _decoded(column: pa.ChunkedArray) -> list[Any]:
+    result = []
+    for chunk in column.chunks:
+        texts = chunk.dictionary.to_pylist()
+        result += [None if index is None else texts[index] for index in chunk.indices.to_pylist()]
+    return result
 
 
-def read_transactions(table: Table, part: Range, collection: str) -> tuple[list[dict[str, Any]], int]:
+def read_transactions(table: Table, part: Range, collection: str, traffic: Traffic) -> tuple[list[dict[str, Any]], int]:
     """END rows of the transactions table that name a collection, and when the newest row of all arrived.
 
     :param collection: ``schema.table``.
     """
-    from pyspark.sql import functions as F
-
-    frame = table.frame(part.start, part.end)
-    concerns = (F.col("status") == "END") & F.col("data_collections").contains(_json_text(collection))
-    listed = F.when(concerns, F.col("data_collections")).alias("data_collections")
-    rows: pa.Table = collect(frame.select("topic_offset", "tx_id", listed, "kafka_ts"))
+    rows = _read(table, part, _TRANSACTIONS, traffic)
+    if not rows.num_rows:
+        return [], 0
+    newest = int(pc.max(rows["kafka_ts"]).cast(pa.int64()).as_py() or 0)
+    named = pc.match_substring(rows["data_collections"], _json_text(collection))
+    rows = rows.filter(pc.and_kleene(pc.equal(rows["status"], "END"), named))
     values = {name: python_values(rows[name]) for name in rows.column_names}
-    found = [dict(zip(values, row, strict=True)) for row in zip(*values.values(), strict=True)]
-    newest = max((int(row["kafka_ts"]) for row in found), default=0)
-    return [row for row in found if row["data_collections"] is not None], newest
+    return [dict(zip(values, row, strict=True)) for row in zip(*values.values(), strict=True)], newest
+
+
+def read_notifications(table: Table, part: Range, traffic: Traffic) -> list[dict[str, Any]]:
+    """Rows of the table of notifications."""
+    rows = _read(table, part, _NOTIFICATIONS, traffic)
+    values = {name: python_values(rows[name]) for name in rows.column_names}
+    return [dict(zip(values, row, strict=True)) for row in zip(*values.values(), strict=True)]
 
 
 def _json_text(text: str) -> str:

@@ -94,6 +94,11 @@ class Placeholder:
         signed = [byte - 256 if byte > 127 else byte for byte in raw]
         self._lists = ([text], [encoded], signed, [dashed])
 
+    @property
+    def texts(self) -> frozenset[str]:
+        """Its forms that are texts."""
+        return self._texts
+
     def __contains__(self, value: Any) -> bool:
         if value.__class__ is str:
             return value in self._texts
@@ -226,6 +231,18 @@ class ChangeReader:
         self._placeholder = Placeholder(placeholder)
         self._placeholders: dict[str, Placeholder] = {}
         self._shapes: dict[str, Shape] = {}
+
+    @property
+    def text_columns(self) -> frozenset[str]:
+        """Columns kept as text whatever their type."""
+        return self._text
+
+    def placeholders(self, told: Iterable[str]) -> list[Placeholder]:
+        """What stands for values that were not sent: in records that tell it, and in those that do not.
+
+        :param told: texts of the header.
+        """
+        return [self._placeholder, *(Placeholder(text) for text in told)]
 
     @property
     def shapes(self) -> tuple[Shape, ...]:

@@ -1,4 +1,4 @@
-"""Iceberg tables from Spark's driver: read by Spark, written as files of our own and committed through Iceberg's API.
+"""Iceberg tables from Spark's driver: planned and committed through Iceberg's API, files read and written by Arrow.
 
 A merge knows exactly which rows it replaces (data file and row number came with the versions it read) and has the new
 rows at hand. So instead of a MERGE, which would read the table once more to find them, it writes the Parquet files and
@@ -7,19 +7,23 @@ the position deletes and commits both in one step. The object store's keys stay 
 
 from __future__ import annotations
 
+import json
 import tempfile
 import threading
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from airflow_provider_rtlake.exceptions import UserError
+from airflow_provider_rtlake.scd2.reads import DataTask, ObjectStore, refuse_equality_delete
 from airflow_provider_rtlake.scd2.tables import quoted
 
 _DELETE_SCHEMA = pa.schema(
@@ -30,8 +34,9 @@ _DELETE_SCHEMA = pa.schema(
 )
 ROW_GROUP = 8192  # rows; small, so that ten keys among a million read a few row groups
 _UPLOADS = 4
-_SCAN_METRICS = ("resultDataFiles", "resultDeleteFiles", "totalDataFileSize", "totalDeleteFileSize", "numOutputRows")
 _PREFIX = "spark.sql.catalog."
+_NESSIE = "org.apache.iceberg.nessie.NessieCatalog"
+_MISSING = frozenset({"NoSuchTableException", "NoSuchNamespaceException"})
 T = TypeVar("T")
 
 
@@ -51,6 +56,13 @@ class Traffic:
     bytes_written: int = 0
     rows_written: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def read(self, files: int, size: int, rows: int) -> None:
+        """Count read files."""
+        with self._lock:
+            self.files_read += files
+            self.bytes_listed += size
+            self.rows_read += rows
 
     def wrote(self, size: int, rows: int) -> None:
         """Count a written file."""
@@ -77,6 +89,47 @@ def catalog_settings(spark: Any, catalog: str) -> dict[str, str]:
     return settings
 
 
+class _Catalogs:
+    """Makes catalogs of one Spark catalog's settings, one for each reference, that share their connections."""
+
+    def __init__(self, spark: Any, catalog: str) -> None:
+        self.settings = catalog_settings(spark, catalog)
+        self._jvm = spark._jvm
+        self._conf = spark._jsc.hadoopConfiguration()
+        self._client: Any = None
+        self._io: Any = None
+
+    def catalog(self, name: str, ref: str, ref_hash: str | None) -> Any:
+        """A catalog whose tables are those of a reference."""
+        jvm = self._jvm
+        if self.settings.get("catalog-impl") != _NESSIE:
+            return jvm.org.apache.iceberg.CatalogUtil.buildIcebergCatalog(name, self.settings, self._conf)
+        if self._client is None:
+            client = jvm.org.projectnessie.client
+            source = client.config.NessieClientConfigSources.mapConfigSource(
+                {f"nessie.{key}": value for key, value in self.settings.items()}
+            )
+            builder = client.NessieClientBuilder.createClientBuilderFromSystemSettings(source)
+            version = client.api.NessieApiV2 if self.settings["uri"].rstrip("/").endswith("2") else None
+            api = builder.withUri(self.settings["uri"]).build(_class(jvm, version or client.api.NessieApiV1))
+            self._client = jvm.org.apache.iceberg.nessie.NessieIcebergClient(api, ref, ref_hash, {})
+            self._io = jvm.org.apache.iceberg.CatalogUtil.loadFileIO(
+                self.settings["io-impl"], self.settings, self._conf
+            )
+        found = jvm.org.apache.iceberg.nessie.NessieCatalog()
+        found.setConf(self._conf)
+        settings = {**self.settings, "ref": ref, "cache-enabled": "false"}
+        found.initialize(name, self._client.withReference(ref, ref_hash), self._io, settings)
+        return found
+
+
+def _class(jvm: Any, found: Any) -> Any:
+    return jvm.java.lang.Class.forName(found._fqn)
+
+
+_CATALOGS: dict[tuple[str, str], _Catalogs] = {}
+
+
 class Lake:
     """One reference of the lakehouse's catalog.
 
@@ -91,19 +144,37 @@ class Lake:
         self.jvm = spark._jvm
         # A catalog keeps its settings from its first use on: each reference gets a name of its own.
         self.name = f"rt_{uuid.uuid4().hex[:12]}"
-        settings = {**catalog_settings(spark, catalog), "cache-enabled": "false", "ref": ref}
-        if ref_hash:
-            settings["ref.hash"] = ref_hash
-        spark.conf.set(_PREFIX + self.name, "org.apache.iceberg.spark.SparkCatalog")
-        for key, value in settings.items():
-            spark.conf.set(f"{_PREFIX}{self.name}.{key}", value)
+        self._ref, self._ref_hash = ref, ref_hash
+        key = (spark.sparkContext.applicationId, catalog)
+        self._catalogs = _CATALOGS.get(key) or _CATALOGS.setdefault(key, _Catalogs(spark, catalog))
+        self._catalog = self._catalogs.catalog(self.name, ref, ref_hash)
+        self._known_to_sql = False
+
+    @property
+    def store(self) -> ObjectStore:
+        """Where the files lie."""
+        return ObjectStore(self._catalogs.settings)
 
     def quoted(self, table: str) -> str:
         """Full name of a table for SQL."""
+        self._tell_sql()
         return ".".join(quoted(part) for part in (self.name, *table.split(".")))
+
+    def _tell_sql(self) -> None:
+        """Make the catalog known to Spark SQL: only statements need it, not reading and writing."""
+        if self._known_to_sql:
+            return
+        self._known_to_sql = True
+        settings = {**self._catalogs.settings, "cache-enabled": "false", "ref": self._ref}
+        if self._ref_hash:
+            settings["ref.hash"] = self._ref_hash
+        self.spark.conf.set(_PREFIX + self.name, "org.apache.iceberg.spark.SparkCatalog")
+        for key, value in settings.items():
+            self.spark.conf.set(f"{_PREFIX}{self.name}.{key}", value)
 
     def sql(self, statement: str) -> None:
         """Run a statement."""
+        self._tell_sql()
         self.spark.sql(statement)
 
     def table(self, name: str) -> Table | None:
@@ -111,16 +182,25 @@ class Lake:
 
         :param name: ``namespace.name``.
         """
-        catalog = self.jvm.org.apache.iceberg.spark.Spark3Util.loadIcebergCatalog(self.spark._jsparkSession, self.name)
+        from py4j.protocol import Py4JJavaError
+
         levels = name.split(".")
         namespace = self.jvm.org.apache.iceberg.catalog.Namespace.of(_strings(self.spark, levels[:-1]))
         identifier = self.jvm.org.apache.iceberg.catalog.TableIdentifier.of(namespace, levels[-1])
-        if not catalog.tableExists(identifier):
-            return None
-        return Table(self, name, catalog.loadTable(identifier))
+        try:
+            return Table(self, name, self._catalog.loadTable(identifier))
+        except Py4JJavaError as error:
+            if error.java_exception.getClass().getSimpleName() in _MISSING:
+                return None
+            raise
+
+    def tables(self, names: Sequence[str]) -> list[Table | None]:
+        """Several tables, loaded side by side."""
+        return _in_parallel(self.table, names)
 
     def create_namespace(self, table: str) -> None:
         """Make a table's namespace if it is missing."""
+        self._tell_sql()
         parts = [quoted(part) for part in (self.name, *table.split(".")[:-1])]
         self.sql(f"CREATE NAMESPACE IF NOT EXISTS {'.'.join(parts)}")
 
@@ -194,14 +274,45 @@ class Table:
             snapshot = None if parent is None else self.java.snapshot(parent)
         return found[::-1]
 
-    def frame(self, start: int | None = None, end: int | None = None) -> Any:
-        """The table as a data frame: all of it, or what was appended after ``start`` up to ``end``."""
-        reader = self.lake.spark.read.format("iceberg")
+    def tasks(
+        self,
+        *,
+        start: int | None = None,
+        end: int | None = None,
+        last: bool | None = None,
+        buckets: Sequence[int] | None = None,
+    ) -> list[DataTask]:
+        """Data files to read, as Iceberg plans them from its metadata.
+
+        :param start: only files appended after this snapshot ...
+        :param end: ... up to this one; alone: the table as it was then.
+        :param last: only the partition of the last versions, or the other.
+        :param buckets: only these partitions.
+        """
         if start is not None:
-            reader = reader.option("start-snapshot-id", start).option("end-snapshot-id", end)
-        elif end is not None:
-            reader = reader.option("snapshot-id", end)
-        return reader.load(self.lake.quoted(self.name))
+            scan = self.java.newIncrementalAppendScan().fromSnapshotExclusive(start).toSnapshot(end)
+        elif self.java.currentSnapshot() is None:
+            return []
+        else:
+            scan = self.java.newScan() if end is None else self.java.newScan().useSnapshot(end)
+        expressions = self._jvm.org.apache.iceberg.expressions.Expressions
+        if last is not None:
+            scan = scan.filter(expressions.equal("scd2_last", last))
+        if buckets is not None:
+            scan = scan.filter(getattr(expressions, "in")("scd2_bucket", list(buckets)))
+        planned = scan.planFiles()
+        found = []
+        try:
+            tasks = planned.iterator()
+            while tasks.hasNext():
+                found.append(_task(tasks.next()))
+        finally:
+            planned.close()
+        return sorted(found, key=lambda task: task.path)
+
+    def field_ids(self) -> dict[str, int]:
+        """Name → field id of the columns."""
+        return {field["name"]: int(field["id"]) for field in json.loads(self.schema_json)["fields"]}
 
     # --- writing ---
 
@@ -213,10 +324,10 @@ class Table:
         """
         return _in_parallel(lambda item: self._data_file(item[0], item[1], traffic), tables.items())
 
-    def write_deletes(self, positions: Mapping[str, Iterable[tuple[str, int]]], traffic: Traffic) -> list[Any]:
+    def write_deletes(self, positions: Mapping[str, Mapping[str, Any]], traffic: Traffic) -> list[Any]:
         """Write position deletes.
 
-        :param positions: partition path → data file and row number.
+        :param positions: partition path → data file → row numbers.
         :return: Iceberg's delete files.
         """
         return _in_parallel(lambda item: self._delete_file(item[0], item[1], traffic), positions.items())
@@ -232,12 +343,12 @@ class Table:
         builder = builder.withFileSizeInBytes(size).withMetrics(metrics)
         return (builder.withPartitionPath(partition) if partition else builder).build()
 
-    def _delete_file(self, partition: str, positions: Iterable[tuple[str, int]], traffic: Traffic) -> Any:
-        ordered = sorted(positions)
-        rows = pa.table(
-            [pa.array([path for path, _ in ordered]), pa.array([pos for _, pos in ordered], pa.int64())],
-            schema=_DELETE_SCHEMA,
-        )
+    def _delete_file(self, partition: str, positions: Mapping[str, Any], traffic: Traffic) -> Any:
+        named = sorted(positions)
+        numbers = [np.sort(np.asarray(positions[path], np.int64)) for path in named]
+        codes = np.repeat(np.arange(len(named), dtype=np.int32), [len(found) for found in numbers])
+        paths = pa.DictionaryArray.from_arrays(pa.array(codes), pa.array(named, pa.string())).cast(pa.string())
+        rows = pa.table([paths, pa.array(np.concatenate(numbers))], schema=_DELETE_SCHEMA)
         location, local, size = self._upload(partition, rows, "deletes", traffic)
         iceberg = self._jvm.org.apache.iceberg
         metrics = iceberg.parquet.ParquetUtil.fileMetrics(
@@ -269,13 +380,29 @@ class Table:
             update = update.appendFile(file)
         return self._commit(update, summary)
 
-    def replace(self, added: Sequence[Any], deletes: Sequence[Any], summary: Mapping[str, str]) -> int:
-        """Commit data files and position deletes as one snapshot; returns it."""
+    def replace(
+        self,
+        added: Sequence[Any],
+        deletes: Sequence[Any],
+        summary: Mapping[str, str],
+        *,
+        removed: Sequence[Any] = (),
+        removed_deletes: Sequence[Any] = (),
+    ) -> int:
+        """Commit data files and position deletes as one snapshot; returns it.
+
+        :param removed: data files that go.
+        :param removed_deletes: delete files that go.
+        """
         update = self.java.newRowDelta()
         for file in added:
             update = update.addRows(file)
         for file in deletes:
             update = update.addDeletes(file)
+        for file in removed:
+            update = update.removeRows(file)
+        for file in removed_deletes:
+            update = update.removeDeletes(file)
         return self._commit(update, summary)
 
     def _commit(self, update: Any, summary: Mapping[str, str]) -> int:
@@ -290,32 +417,30 @@ def _in_parallel(work: Callable[[Any], T], items: Iterable[Any]) -> list[T]:
     waiting = list(items)
     if len(waiting) < 2:
         return [work(item) for item in waiting]
-    with ThreadPoolExecutor(_UPLOADS) as pool:
-        return list(pool.map(work, waiting))
+    return list(_pool("files").map(work, waiting))
 
 
-def collect(frame: Any, traffic: Traffic | None = None) -> pa.Table:
-    """A data frame's rows as one Arrow table in the driver, without pandas.
-
-    :param traffic: counts what Spark read for it.
-    """
-    batches = frame._collect_as_arrow()
-    if traffic is not None:
-        _count_scans(frame, traffic)
-    if batches:
-        return pa.Table.from_batches(batches)
-    from pyspark.sql.pandas.types import to_arrow_schema
-
-    return to_arrow_schema(frame.schema).empty_table()
+def side_by_side(*works: Callable[[], Any]) -> list[Any]:
+    """Run functions at the same time; all have ended when this returns, or raises the first error."""
+    running = [_pool("steps").submit(work) for work in works]
+    wait(running)
+    return [one.result() for one in running]
 
 
-def _count_scans(frame: Any, traffic: Traffic) -> None:
-    """Add up what Iceberg's scans say of themselves: files and bytes left after pruning, rows read from them."""
-    jvm = frame.sparkSession._jvm
-    leaves = frame._jdf.queryExecution().executedPlan().collectLeaves().iterator()
-    while leaves.hasNext():
-        metrics = jvm.scala.collection.JavaConverters.mapAsJavaMap(leaves.next().metrics())
-        found = {name: int(metrics[name].value()) for name in _SCAN_METRICS if name in metrics}
-        traffic.files_read += found.get("resultDataFiles", 0) + found.get("resultDeleteFiles", 0)
-        traffic.bytes_listed += found.get("totalDataFileSize", 0) + found.get("totalDeleteFileSize", 0)
-        traffic.rows_read += found.get("numOutputRows", 0) if "resultDataFiles" in found else 0
+@lru_cache(maxsize=2)
+def _pool(_name: str) -> ThreadPoolExecutor:
+    # Kept: each thread has a connection to the JVM. Two of them: a step waits for its files.
+    return ThreadPoolExecutor(_UPLOADS)
+
+
+def _task(java: Any) -> DataTask:
+    file, listed = java.file(), java.deletes()
+    deletes = {}
+    for index in range(listed.size()):
+        one = listed.get(index)
+        path = str(one.location())
+        refuse_equality_delete(path, str(one.content().toString()))
+        deletes[path] = one
+    return DataTask(
+        str(file.location()), int(file.recordCount()), int(file.fileSizeInBytes()), tuple(deletes), file, deletes
+    )

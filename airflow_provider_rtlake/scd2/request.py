@@ -18,6 +18,7 @@ class MergeRequest(BaseModel):
     :param base: what its companion tables are named after.
     :param bronze: table of every change.
     :param transactions: table of the connector's transaction markers; None publishes without waiting for whole ones.
+    :param notifications: table of the connector's notifications; None judges the end of a snapshot by its signs.
     :param collection: ``schema.table`` at the source.
     :param untracked: Type 1 columns.
     :param renamed_from: new column → old one.
@@ -39,6 +40,7 @@ class MergeRequest(BaseModel):
     base: str
     bronze: str
     transactions: str | None = None
+    notifications: str | None = None
     collection: str
     untracked: tuple[str, ...] = ()
     renamed_from: dict[str, str] = Field(default_factory=dict)
@@ -63,6 +65,11 @@ class MergeRequest(BaseModel):
         """Table of the changes applied."""
         return f"{self.base}_changes"
 
+    @property
+    def unread(self) -> str:
+        """Table of the rows of bronze that are no changes."""
+        return f"{self.base}_unread"
+
 
 def read_requests(path: Path) -> list[MergeRequest]:
     """Read a file of requests: a JSON list."""
@@ -82,6 +89,7 @@ def request_for(stream: Stream, **settings: Any) -> MergeRequest:
     declared = stream.table.history
     fields: dict[str, Any] = {
         "transactions": stream.bronze_transactions,
+        "notifications": stream.bronze_notifications,
         "untracked": declared.untracked,
         "renamed_from": declared.renamed_from,
         "text_columns": declared.accept_loss,

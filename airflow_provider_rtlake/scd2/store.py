@@ -3,33 +3,31 @@ needs it."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from airflow_provider_rtlake.scd2.change import Change, ChangeReader, key_hash
-from airflow_provider_rtlake.scd2.lake import Table, Traffic, collect
+from airflow_provider_rtlake.scd2.fold import Refused
+from airflow_provider_rtlake.scd2.lake import Table, Traffic
 from airflow_provider_rtlake.scd2.plan import Stored
-from airflow_provider_rtlake.scd2.tables import HISTORY_COLUMNS, Layout, quoted, read_changes
+from airflow_provider_rtlake.scd2.reads import DataTask, Wanted, read_files
+from airflow_provider_rtlake.scd2.tables import CHANGES_COLUMNS, HISTORY_COLUMNS, Layout, arrow_schema, read_changes
 
-# Iceberg prunes row groups by a list of values up to this length; beyond it the keys come as a joined table.
-_LISTED_KEYS = 200
-_RAW = (
-    "topic",
-    "topic_partition",
-    "topic_offset",
-    "kafka_ts",
-    "message_key",
-    "headers",
-    "op",
-    "value_schema",
-    "payload",
-)
+_NOT_READ = frozenset({"record_hash", "is_current"})  # they follow from the other columns
+Hashes = np.ndarray[Any, Any]
 
 
-class SparkStore:
-    """The history on one reference, read by Spark.
+def hashes_of(keys: Iterable[str]) -> Hashes:
+    """Distinct hashes of keys, ordered."""
+    return np.unique(np.fromiter((key_hash(key) for key in keys), np.int64))
+
+
+class LakeStore:
+    """The history on one reference.
 
     :param history: the history table, None before the first merge.
     :param changes: the table of applied changes, None likewise.
@@ -37,6 +35,7 @@ class SparkStore:
     :param reader: for changes that are read again.
     :param traffic: counts what is read.
     :param aliases: column of the plan → column of the table, where a rename is about to happen.
+    :param steps: measures reading, where it is asked to.
     """
 
     def __init__(
@@ -47,6 +46,7 @@ class SparkStore:
         reader: ChangeReader,
         traffic: Traffic,
         aliases: Mapping[str, str] | None = None,
+        steps: Any = None,
     ) -> None:
         self._history = history
         self._changes = changes
@@ -54,10 +54,33 @@ class SparkStore:
         self._reader = reader
         self._traffic = traffic
         self._aliases = dict(aliases or {})
+        self._steps = steps
+        self._loaded: tuple[Hashes, pa.Table] | None = None
+        self.tasks: dict[str, DataTask] = {}  # the data files of last versions that were looked at
+
+    def load(self, hashes: Hashes) -> pa.Table | None:
+        """Read the last versions of keys at once; :meth:`last_versions` of them reads nothing more.
+
+        :param hashes: of the keys, ordered and distinct.
+        :return: their rows with ``_file`` and ``_pos``; None before the first merge.
+        """
+        if self._history is None or self._layout is None:
+            return None
+        with self._steps.timed("read history") if self._steps else nullcontext():
+            rows = self._rows(hashes, last=True)
+        self._loaded = hashes, rows
+        return rows
 
     def last_versions(self, keys: Collection[str]) -> dict[str, Stored]:
-        """See :class:`.plan.Store`."""
-        return {stored.version.key: stored for stored in self._touched(keys, last=True)}
+        """See :class:`.plan.Store`.
+
+        :raises Refused: the table holds two last versions of a key.
+        """
+        rows = self.last_rows(keys)
+        crowded = sorted(key for key, found in rows.items() if len(found) > 1)
+        if crowded:
+            raise Refused("a key has more than one last version", crowded)
+        return {key: found[0] for key, found in rows.items()}
 
     def last_rows(self, keys: Collection[str]) -> dict[str, list[Stored]]:
         """As :meth:`last_versions`, but with everything that is there: for the check."""
@@ -67,12 +90,12 @@ class SparkStore:
         """See :class:`.plan.Store`."""
         if self._history is None:
             return {}
-        frame = self._rows(self._history).where("scd2_last AND is_current")
-        return {stored.version.key: stored for stored in self._versions(frame)}
+        found = self._versions(self._rows(None, last=True))
+        return {stored.version.key: stored for stored in found if stored.version.is_current}
 
     def all_versions(self, keys: Collection[str]) -> dict[str, list[Stored]]:
         """See :class:`.plan.Store`."""
-        found = sorted(self._touched(keys, last=False), key=lambda stored: stored.version.start)
+        found = sorted(self._touched(keys, last=None), key=lambda stored: stored.version.start)
         return _by_key(found)
 
     def applied_changes(self, keys: Collection[str]) -> dict[str, list[Change]]:
@@ -80,10 +103,8 @@ class SparkStore:
         result: dict[str, list[Change]] = {}
         if self._changes is None or not keys:
             return result
-        frame = self._only(self._changes.frame(), keys, buckets=True).select("scd2_key", *_RAW)
-        rows = self._collect(frame)
         wanted = set(keys)
-        for raw in read_changes(rows.select(list(_RAW))):
+        for raw in read_changes(self._change_rows([name for name, _ in CHANGES_COLUMNS], hashes_of(keys))):
             change = self._reader.read(raw)
             if change.key in wanted:
                 result.setdefault(str(change.key), []).append(change)
@@ -93,57 +114,74 @@ class SparkStore:
         """See :class:`.plan.Store`."""
         if self._changes is None:
             return set()
-        rows = self._collect(self._changes.frame().select("scd2_key").distinct())
-        return set(rows["scd2_key"].to_pylist())
+        return set(self._change_rows(["scd2_key"], None)["scd2_key"].unique().to_pylist())
 
-    def _touched(self, keys: Collection[str], *, last: bool) -> list[Stored]:
+    def _change_rows(self, names: list[str], hashes: Hashes | None) -> pa.Table:
+        table = self._changes
+        if table is None:
+            return pa.schema([(name, pa.string()) for name in names]).empty_table()
+        ids = table.field_ids()
+        wanted = Wanted({name: ids[name] for name in {*names, "scd2_key_hash"}}, "scd2_key_hash", hashes)
+        found = read_files(table.lake.store, table.tasks(buckets=self._buckets(hashes)), wanted, self._traffic)
+        schema = arrow_schema(table.schema_json)
+        return conform(found, pa.schema([schema.field(name) for name in names]))
+
+    def _touched(self, keys: Collection[str], *, last: bool | None) -> list[Stored]:
         if self._history is None or not keys:
             return []
-        frame = self._rows(self._history)
-        if last:
-            frame = frame.where("scd2_last")
+        hashes = hashes_of(keys)
+        if last and self._loaded is not None and np.isin(hashes, self._loaded[0], assume_unique=True).all():
+            rows = self._loaded[1]
+            mask = np.isin(rows["scd2_key_hash"].to_numpy(), hashes)
+            rows = rows.filter(pa.array(mask))
+        else:
+            rows = self._rows(hashes, last=last)
         wanted = set(keys)
-        found = self._versions(self._only(frame, keys, buckets=last))
-        return [stored for stored in found if stored.version.key in wanted]
+        return [stored for stored in self._versions(rows) if stored.version.key in wanted]
 
-    @staticmethod
-    def _rows(table: Table) -> Any:
-        return table.frame().select("*", "_file", "_pos")
+    def _buckets(self, hashes: Hashes | None) -> list[int] | None:
+        """Partitions to look at, None for all."""
+        if hashes is None or self._layout is None:
+            return None
+        touched = np.unique(np.mod(hashes, self._layout.buckets)).tolist()
+        return touched if len(touched) < self._layout.buckets else None
 
-    def _only(self, frame: Any, keys: Collection[str], *, buckets: bool) -> Any:
-        from pyspark.sql import functions as F
+    def _rows(self, hashes: Hashes | None, *, last: bool | None) -> pa.Table:
+        history, layout = self._history, self._layout
+        if history is None or layout is None:
+            raise ValueError("there is no history to read")
+        ids = history.field_ids()
+        names = [name for name in (*layout.columns, *(name for name, _ in HISTORY_COLUMNS)) if name not in _NOT_READ]
+        fields = {name: ids[own] for name in names if (own := self._aliases.get(name, name)) in ids}
+        tasks = history.tasks(last=last, buckets=self._buckets(hashes) if last else None)
+        if last:
+            self.tasks |= {task.path: task for task in tasks}
+        found = read_files(
+            history.lake.store, tasks, Wanted(fields, "scd2_key_hash", hashes, places=True), self._traffic
+        )
+        back = {own: name for name, own in self._aliases.items()}
+        kinds = {back.get(field.name, field.name): field.type for field in arrow_schema(history.schema_json)}
+        places = [pa.field("_file", pa.string()), pa.field("_pos", pa.int64())]
+        return conform(found, pa.schema([*(pa.field(name, kinds.get(name, pa.null())) for name in names), *places]))
 
-        hashes = sorted({key_hash(key) for key in keys})
-        if buckets and self._layout is not None:
-            touched = sorted({self._layout.bucket(hashed) for hashed in hashes})
-            if len(touched) < self._layout.buckets:
-                frame = frame.where(F.col("scd2_bucket").isin(touched))
-        if len(hashes) <= _LISTED_KEYS:
-            return frame.where(F.col("scd2_key_hash").isin(hashes))
-        spark = frame.sparkSession
-        wanted = spark.createDataFrame([(hashed,) for hashed in hashes], "scd2_key_hash bigint")
-        return frame.join(F.broadcast(wanted), "scd2_key_hash", "left_semi")
+    def _versions(self, rows: pa.Table) -> list[Stored]:
+        return [] if self._layout is None else self._layout.read(rows)
 
-    def _versions(self, frame: Any) -> list[Stored]:
-        from pyspark.sql import functions as F
 
-        if self._layout is None or self._history is None:
-            return []
-        present = set(frame.columns)
-        names = [*self._layout.columns, *(name for name, _ in HISTORY_COLUMNS)]
-        selected = []
-        for name in names:
-            own = self._aliases.get(name, name)
-            if own in present:
-                selected.append(F.col(quoted(own)).alias(name))
-        rows = self._collect(frame.select(*selected, "_file", "_pos"))
-        for name in names:
-            if name not in rows.column_names:
-                rows = rows.append_column(name, pa.nulls(rows.num_rows))
-        return self._layout.read(rows)
-
-    def _collect(self, frame: Any) -> pa.Table:
-        return collect(frame, self._traffic)
+def conform(tables: list[pa.Table], schema: pa.Schema) -> pa.Table:
+    """Tables as one with the schema's columns: a missing one is null, a narrower type is widened."""
+    columns = []
+    for field in schema:
+        chunks: list[Any] = []
+        for table in tables:
+            if field.name not in table.column_names:
+                chunks.append(pa.nulls(table.num_rows, field.type))
+                continue
+            column = table[field.name]
+            column = column if column.type == field.type else column.cast(field.type)
+            chunks += column.chunks
+        columns.append(pa.chunked_array(chunks, field.type))
+    return pa.table(columns, schema=pa.schema([pa.field(field.name, field.type) for field in schema]))
 
 
 def _by_key(found: list[Stored]) -> dict[str, list[Stored]]:

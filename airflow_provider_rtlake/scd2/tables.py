@@ -81,6 +81,16 @@ CHECKPOINT_COLUMNS: tuple[tuple[str, str], ...] = (
     ("statistics", "string"),
 )
 
+UNREAD_COLUMNS: tuple[tuple[str, str], ...] = (
+    ("topic", "string"),
+    ("topic_partition", "int"),
+    ("topic_offset", "bigint"),
+    ("kafka_ts", "timestamp"),
+    ("message_key", "string"),
+    ("reason", "string"),
+    ("merge_id", "string"),
+)
+
 _SPARK = {"int": "int", "long": "bigint", "timestamp": "timestamp_ntz", "timestamptz": "timestamp"}
 
 

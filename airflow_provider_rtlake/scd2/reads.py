@@ -1,0 +1,283 @@
+"""Parquet files of Iceberg tables, read by Arrow where Iceberg's planning in the JVM says they lie.
+
+A Spark scan costs a second before its first row, and hands rows over one batch of a task at a time. A merge reads a few
+files of which it wants a few columns: Arrow does that in tens of milliseconds. Columns are found by Iceberg's field
+ids, row groups by the statistics of the key hash, and rows named by position deletes are left out.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, Generic, TypeVar
+from urllib.parse import urlsplit
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from airflow_provider_rtlake.exceptions import TerminalError, UserError
+
+_THREADS = 4  # readers wait for the object store most of the time
+_GROUPS_AT_ONCE = 32  # row groups decoded together: bounds the memory of a large read
+_REMEMBERED = 512  # footers and delete files: both never change
+_FIELD_ID = b"PARQUET:field_id"
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+class _Memory(Generic[K, V]):
+    """The newest so many answers of a function."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._known: OrderedDict[K, V] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: K, make: Callable[[], V]) -> V:
+        """The answer for a key, made where it is not known."""
+        with self._lock:
+            if key in self._known:
+                self._known.move_to_end(key)
+                return self._known[key]
+        made = make()
+        with self._lock:
+            self._known[key] = made
+            while len(self._known) > self._size:
+                self._known.popitem(last=False)
+        return made
+
+
+_FOOTERS: _Memory[str, Any] = _Memory(_REMEMBERED)
+_DELETES: _Memory[str, dict[str, np.ndarray[Any, Any]]] = _Memory(_REMEMBERED)
+
+
+@lru_cache(maxsize=8)
+def _s3(endpoint: str | None, region: str) -> Any:
+    parts = urlsplit(endpoint) if endpoint else None
+    # Without keys of its own, the client takes those of the environment, as the JVM beside it does.
+    return pafs.S3FileSystem(
+        region=region,
+        endpoint_override=parts.netloc if parts else None,
+        scheme=parts.scheme if parts else None,
+        connect_timeout=10,
+        request_timeout=60,
+    )
+
+
+@dataclass(frozen=True)
+class ObjectStore:
+    """Where a catalog's files lie.
+
+    :param settings: of the catalog: ``s3.endpoint``, ``client.region``.
+    """
+
+    settings: Mapping[str, str]
+
+    def open(self, location: str) -> Any:
+        """Open a file for reading anywhere in it.
+
+        :param location: ``s3://bucket/key``, or a path with or without ``file:``.
+        :raises UserError: the location is in another kind of store.
+        """
+        parts = urlsplit(location)
+        if parts.scheme in ("s3", "s3a", "s3n"):
+            store = _s3(self.settings.get("s3.endpoint"), self.settings.get("client.region", "us-east-1"))
+            return store.open_input_file(location.split("://", 1)[1])
+        if parts.scheme in ("", "file"):
+            return pafs.LocalFileSystem().open_input_file(location.removeprefix("file://").removeprefix("file:"))
+        raise UserError(
+            f"{location}: merges read from S3 (s3://) and files; set the catalog's warehouse to one of them"
+        )
+
+
+@dataclass(frozen=True)
+class DataTask:
+    """A data file to read.
+
+    :param path: its location.
+    :param records: rows in it, also deleted ones.
+    :param size: bytes.
+    :param deletes: locations of the position deletes that may name rows of it.
+    :param java: Iceberg's file, and those of its deletes by location.
+    """
+
+    path: str
+    records: int
+    size: int
+    deletes: tuple[str, ...] = ()
+    java: Any = field(default=None, compare=False, repr=False)
+    java_deletes: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+
+
+def footer(store: ObjectStore, path: str) -> Any:
+    """A file's metadata."""
+
+    def read() -> Any:
+        with store.open(path) as source:
+            return pq.read_metadata(source)
+
+    return _FOOTERS.get(path, read)
+
+
+def deleted_rows(store: ObjectStore, paths: Iterable[str], data_file: str) -> np.ndarray[Any, Any]:
+    """Rows of a data file that position deletes name, ordered."""
+    found = []
+    for path in paths:
+        by_file = _DELETES.get(path, lambda path=path: _read_deletes(store, path))  # type: ignore[misc]
+        if data_file in by_file:
+            found.append(by_file[data_file])
+    if not found:
+        return np.empty(0, np.int64)
+    return np.unique(np.concatenate(found))
+
+
+def _read_deletes(store: ObjectStore, path: str) -> dict[str, np.ndarray[Any, Any]]:
+    with store.open(path) as source:
+        table = pq.ParquetFile(source, read_dictionary=["file_path"]).read(["file_path", "pos"]).combine_chunks()
+    if not table.num_rows:
+        return {}
+    named = table["file_path"].combine_chunks()
+    codes, rows = named.indices.to_numpy(zero_copy_only=False), table["pos"].to_numpy()
+    return {name: rows[codes == code] for code, name in enumerate(named.dictionary.to_pylist())}
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What to read of files.
+
+    :param fields: names in the result → field id in the files.
+    :param key: the column by which row groups and rows are chosen, or None for every row.
+    :param hashes: its values that are wanted, ordered.
+    :param places: also tell ``_file`` and ``_pos`` of each row.
+    :param dictionaries: columns with few distinct values.
+    """
+
+    fields: Mapping[str, int]
+    key: str | None = None
+    hashes: np.ndarray[Any, Any] | None = None
+    places: bool = False
+    dictionaries: frozenset[str] = frozenset()
+
+
+def read_files(store: ObjectStore, tasks: Sequence[DataTask], wanted: Wanted, traffic: Any = None) -> list[pa.Table]:
+    """Read rows of data files, several files at once; tables come in the order of the files.
+
+    :param traffic: counts what is read.
+    """
+    pieces = []
+    deletes: set[str] = set()
+    for task in tasks:
+        groups = _groups(store, task, wanted)
+        if not groups:
+            continue
+        deletes |= set(task.deletes)
+        if traffic is not None:
+            traffic.read(1, task.size, sum(footer(store, task.path).row_group(group).num_rows for group in groups))
+        for start in range(0, len(groups), _GROUPS_AT_ONCE):
+            pieces.append((task, groups[start : start + _GROUPS_AT_ONCE]))
+    if traffic is not None:
+        traffic.read(len(deletes), 0, 0)
+    if len(pieces) < 2:
+        return [_piece(store, *piece, wanted) for piece in pieces]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return list(pool.map(lambda piece: _piece(store, *piece, wanted), pieces))
+
+
+def _names(metadata: Any, wanted: Mapping[str, int]) -> dict[str, str]:
+    """Name in the result → name in the file, for the columns that the file has."""
+    schema = metadata.schema.to_arrow_schema()
+    by_id = {
+        int(column.metadata[_FIELD_ID]): column.name
+        for column in schema
+        if column.metadata is not None and _FIELD_ID in column.metadata
+    }
+    if not by_id:
+        return {name: name for name in wanted if name in schema.names}
+    return {name: by_id[number] for name, number in wanted.items() if number in by_id}
+
+
+def _groups(store: ObjectStore, task: DataTask, wanted: Wanted) -> list[int]:
+    metadata = footer(store, task.path)
+    every = list(range(metadata.num_row_groups))
+    if wanted.key is None or wanted.hashes is None:
+        return every
+    name = _names(metadata, {wanted.key: wanted.fields[wanted.key]}).get(wanted.key)
+    if name is None or not every:
+        return every
+    column = next(
+        index for index in range(metadata.num_columns) if metadata.row_group(0).column(index).path_in_schema == name
+    )
+    bounds = [metadata.row_group(group).column(column).statistics for group in every]
+    if any(found is None or not found.has_min_max for found in bounds):
+        return every
+    first = np.searchsorted(wanted.hashes, np.array([found.min for found in bounds], np.int64), "left")
+    last = np.searchsorted(wanted.hashes, np.array([found.max for found in bounds], np.int64), "right")
+    return [group for group in every if first[group] < last[group]]
+
+
+def _piece(store: ObjectStore, task: DataTask, groups: list[int], wanted: Wanted) -> pa.Table:
+    metadata = footer(store, task.path)
+    names = _names(metadata, wanted.fields)
+    with store.open(task.path) as source:
+        file = pq.ParquetFile(
+            source,
+            metadata=metadata,
+            pre_buffer=True,
+            read_dictionary=[names[name] for name in wanted.dictionaries if name in names],
+        )
+        rows = file.read_row_groups(groups, columns=list(names.values()), use_threads=False)
+    back = {own: name for name, own in names.items()}
+    rows = rows.rename_columns([back[name] for name in rows.column_names])
+    positions = _positions(metadata, groups)
+    keep = _kept(store, task, rows, positions, wanted)
+    if keep is not None:
+        rows, positions = rows.take(pa.array(keep)), positions[keep]
+    if wanted.places:
+        same = pa.DictionaryArray.from_arrays(pa.array(np.zeros(len(positions), np.int32)), pa.array([task.path]))
+        rows = rows.append_column("_file", same).append_column("_pos", pa.array(positions))
+    return rows
+
+
+def _positions(metadata: Any, groups: Sequence[int]) -> np.ndarray[Any, Any]:
+    sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+    starts = np.concatenate([[0], np.cumsum(sizes)])
+    return np.concatenate([np.arange(starts[group], starts[group + 1], dtype=np.int64) for group in groups])
+
+
+def _kept(
+    store: ObjectStore, task: DataTask, rows: pa.Table, positions: np.ndarray[Any, Any], wanted: Wanted
+) -> np.ndarray[Any, Any] | None:
+    """Which rows are wanted, None for all."""
+    mask = None
+    if wanted.key is not None and wanted.hashes is not None and wanted.key in rows.column_names:
+        found = rows[wanted.key].to_numpy()
+        places = np.searchsorted(wanted.hashes, found)
+        places[places == len(wanted.hashes)] = 0
+        mask = wanted.hashes[places] == found if len(wanted.hashes) else np.zeros(len(found), bool)
+    gone = deleted_rows(store, task.deletes, task.path)
+    if len(gone):
+        alive = ~np.isin(positions, gone, assume_unique=True)
+        mask = alive if mask is None else mask & alive
+    if mask is None or mask.all():
+        return None
+    return np.flatnonzero(mask)
+
+
+def refuse_equality_delete(path: str, content: str) -> None:
+    """Position deletes in Parquet are all that merges write and read.
+
+    :raises TerminalError: another kind of delete file.
+    """
+    if content != "POSITION_DELETES" or not path.endswith(".parquet"):
+        raise TerminalError(f"{path}: {content}: rewrite the table's data files first (maintenance DAG), then merge")
+
+
+def deletes_of(store: ObjectStore, path: str) -> dict[str, np.ndarray[Any, Any]]:
+    """What a file of position deletes names, read from the store: data file → row numbers."""
+    return _read_deletes(store, path)
