@@ -75,7 +75,8 @@ def remove_components(stack: Stack, names: Sequence[str], lock: Path) -> list[st
     :param lock: the artifact lock, which names the folders below ``opt/``.
     """
     left = check_removable(stack, names)
-    services = [n for n, s in stack.services.items() if s.component in names]
+    gone = settings.folders(names)
+    services = [n for n, s in stack.services.items() if s.component in gone]
     remove_services(stack, services)
     locked = artifacts.load_lock(lock)
     used = {folder for c in left for folder in _SOFTWARE.get(c, (c,))}
@@ -85,9 +86,9 @@ def remove_components(stack: Stack, names: Sequence[str], lock: Path) -> list[st
     for service in services:
         for log in (stack.home / "log").glob(f"{service}.log*"):
             log.unlink()
-    for name in names:
+    for name in gone:
         shutil.rmtree(stack.home / "etc" / name, ignore_errors=True)
-    return [str(p) for p in ((stack.home / "var" / n) for n in names) if p.exists()]
+    return [str(p) for p in ((stack.home / "var" / n) for n in gone) if p.exists()]
 
 
 def remove_everything(stack: Stack | None, home: Path, *, data: bool, environment: bool) -> list[str]:
@@ -115,5 +116,5 @@ def remove_everything(stack: Stack | None, home: Path, *, data: bool, environmen
 
 
 def _remove_accounts(components: Sequence[str]) -> None:
-    for component in components:
+    for component in settings.folders(components):
         subprocess.run(["userdel", f"rtlake-{component}"], check=False, capture_output=True)

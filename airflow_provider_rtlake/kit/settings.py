@@ -20,6 +20,9 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "airflow": ("postgresql",),
 }
 
+# Roles that come and go with the variable rtlake_monitoring, not with the list of components.
+MONITORING = ("prometheus", "alertmanager", "exporters")
+
 
 def settings_path(home: Path) -> Path:
     """Where they are kept."""
@@ -80,3 +83,8 @@ def choose(known: Sequence[str], only: Iterable[str], without: Iterable[str]) ->
                 wanted.add(need)
                 todo.append(need)
     return [c for c in known if c in wanted]
+
+
+def folders(components: Sequence[str]) -> list[str]:
+    """Names that components have below etc/ and var/: the object store's place may be filled by MinIO."""
+    return [*components, *(["minio"] if "s3proxy" in components else [])]

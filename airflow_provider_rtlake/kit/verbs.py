@@ -114,7 +114,7 @@ def _retire(stack: Stack, variables: dict[str, Any]) -> None:
     """Stop what is not wanted any more."""
     wanted = variables.get(_COMPONENTS) or settings.all_components(project())
     kept = settings.MONITORING if variables.get(_MONITORING) is not False else ()
-    gone = [n for n, s in stack.services.items() if s.component not in (*wanted, *kept)]
+    gone = [n for n, s in stack.services.items() if s.component not in (*settings.folders(wanted), *kept)]
     if gone:
         say(f"stopping {', '.join(gone)}")
         remove.remove_services(stack, gone)

@@ -1,0 +1,80 @@
+"""What is taken away, what stays, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from airflow_provider_rtlake.exceptions import UserError
+from airflow_provider_rtlake.kit import gobuild, remove, settings
+from airflow_provider_rtlake.kit.stack import Service, Stack
+
+
+@pytest.fixture
+def stack(tmp_path: Path) -> Stack:
+    home = tmp_path / "home"
+    components = ("zookeeper", "kafka", "connect", "pinot")
+    for name in components:
+        for part in ("etc", "var"):
+            (home / part / name).mkdir(parents=True)
+    for folder in ("pinot-1", "kafka-1", "debezium-1"):
+        (home / "opt" / folder).mkdir(parents=True)
+    (home / "log").mkdir()
+    (home / "log" / "connect.log").touch()
+    (home / "log" / "kafka.log").touch()
+    (home / "secrets").mkdir()
+    lock = {"components": {n: {"version": "1", "files": []} for n in ("pinot", "kafka", "debezium")}}
+    (tmp_path / "lock.json").write_text(json.dumps(lock))
+    services = {n: Service(n, n, 1, "", home / "log" / f"{n}.log") for n in components}
+    return Stack(home, Path("/p"), "supervisord", 0, components, services, {})
+
+
+def test_a_component_goes_and_its_data_stays(stack: Stack, tmp_path: Path) -> None:
+    kept = remove.remove_components(stack, ["connect"], tmp_path / "lock.json")
+    assert kept == [str(stack.home / "var" / "connect")]
+    assert not (stack.home / "etc" / "connect").exists()
+    assert sorted(p.name for p in (stack.home / "opt").iterdir()) == ["kafka-1", "pinot-1"], "kafka's is still used"
+    assert [p.name for p in (stack.home / "log").iterdir()] == ["kafka.log"]
+
+
+def test_shared_software_goes_with_the_last_user(stack: Stack, tmp_path: Path) -> None:
+    remove.remove_components(stack, ["pinot", "zookeeper"], tmp_path / "lock.json")
+    assert sorted(p.name for p in (stack.home / "opt").iterdir()) == ["debezium-1", "kafka-1"]
+
+
+def test_what_others_need_is_refused(stack: Stack) -> None:
+    with pytest.raises(UserError, match="connect needs kafka"):
+        remove.check_removable(stack, ["kafka"])
+    assert remove.check_removable(stack, ["kafka", "connect"]) == ["zookeeper", "pinot"]
+    with pytest.raises(UserError, match=r"not installed: trino; there are: zookeeper"):
+        remove.check_removable(stack, ["trino"])
+
+
+def test_everything_goes_but_data_unless_told(stack: Stack) -> None:
+    kept = remove.remove_everything(stack, stack.home, data=False, environment=True)
+    assert kept == [str(stack.home / "var"), str(stack.home / "secrets")]
+    assert sorted(p.name for p in stack.home.iterdir()) == ["secrets", "var"]
+    assert remove.remove_everything(None, stack.home, data=True, environment=True) == []
+    assert not stack.home.exists()
+
+
+def test_minio_fills_the_object_stores_place() -> None:
+    assert settings.folders(["kafka"]) == ["kafka"]
+    assert settings.folders(["s3proxy"]) == ["s3proxy", "minio"]
+
+
+LISTING = """/somewhere/minio: go1.26.8
+\tpath\tgithub.com/minio/minio
+\tmod\tgithub.com/minio/minio\tv1\th1:aaa=
+\tdep\tx.org/y\tv2\th1:bbb=
+\tbuild\t-trimpath=true
+"""
+
+
+def test_a_built_programs_digest_is_of_what_went_into_it() -> None:
+    digest = gobuild.digest_of_listing(LISTING)
+    assert gobuild.digest_of_listing(LISTING.replace("/somewhere/", "/else/").replace("=true", "=false")) == digest
+    for old, new in (("go1.26.8", "go1.26.9"), ("bbb", "bbc"), ("v2", "v3")):
+        assert gobuild.digest_of_listing(LISTING.replace(old, new)) != digest
