@@ -91,9 +91,7 @@ class KafkaClient:
     def _differences(self, topic: Topic, present: Mapping[str, int]) -> Iterator[str]:
         if topic.name not in present:
             settings = ", ".join(f"{key}={value}" for key, value in sorted(topic.config.items()))
-            yield f"topic {topic.name} made with {topic.partitions} partitions" + (
-                f" ({settings})" if settings else ""
-            )
+            yield f"topic {topic.name} made with {topic.partitions} partitions" + (f" ({settings})" if settings else "")
             return
         if present[topic.name] < topic.partitions:
             yield f"topic {topic.name}: {present[topic.name]} → {topic.partitions} partitions"
@@ -151,10 +149,7 @@ class KafkaClient:
         wrong = self._wrong_settings(topic)
         if not wrong:
             return
-        entries = [
-            ConfigEntry(key, value, incremental_operation=AlterConfigOpType.SET)
-            for key, value in wrong.items()
-        ]
+        entries = [ConfigEntry(key, value, incremental_operation=AlterConfigOpType.SET) for key, value in wrong.items()]
         resource = ConfigResource(ResourceType.TOPIC, topic.name, incremental_configs=entries)
         with self._explained(f"changing the settings of topic {topic.name}"):
             self._result(self._admin.incremental_alter_configs([resource]))
@@ -199,6 +194,22 @@ class KafkaClient:
                 for number in range(partitions)
             }
 
+    def delete_records(self, topic: str, offsets: Mapping[int, int]) -> None:
+        """Delete a topic's records before an offset of each partition; what is gone already stays gone.
+
+        :param topic: its name.
+        :param offsets: partition → first offset that stays.
+        """
+        present = self.end_offsets(topic)
+        wanted = [
+            TopicPartition(topic, number, min(offset, present[number][1]))
+            for number, offset in offsets.items()
+            if number in present and offset > present[number][0]
+        ]
+        if wanted:
+            with self._explained(f"deleting records of topic {topic}"):
+                self._result(self._admin.delete_records(wanted))
+
     def lag(self, group: str) -> dict[str, int]:
         """Messages that a consumer group has still to read, by topic.
 
@@ -229,9 +240,7 @@ class KafkaClient:
             while open_partitions:
                 message = consumer.poll(self.timeout)
                 if message is None:
-                    raise ServiceUnavailable(
-                        SERVICE, f"topic {topic}: no message within {self.timeout:.0f} s"
-                    )
+                    raise ServiceUnavailable(SERVICE, f"topic {topic}: no message within {self.timeout:.0f} s")
                 error = message.error()
                 number = message.partition() or 0
                 if error is not None:
@@ -243,9 +252,7 @@ class KafkaClient:
                 if number in open_partitions and position >= open_partitions[number]:
                     del open_partitions[number]
 
-    def send(
-        self, topic: str, key: bytes, value: bytes | None, *, headers: Mapping[str, str] | None = None
-    ) -> None:
+    def send(self, topic: str, key: bytes, value: bytes | None, *, headers: Mapping[str, str] | None = None) -> None:
         """Write one message and wait until the brokers have it.
 
         :param topic: its name.
@@ -267,9 +274,7 @@ class KafkaClient:
         if failures:
             raise ServiceUnavailable(SERVICE, f"writing to topic {topic}: {failures[0].str()}")
         if left:
-            raise ServiceUnavailable(
-                SERVICE, f"writing to topic {topic}: no answer within {self.timeout:.0f} s"
-            )
+            raise ServiceUnavailable(SERVICE, f"writing to topic {topic}: no answer within {self.timeout:.0f} s")
 
     @contextmanager
     def _consumer(self) -> Iterator[Consumer]:

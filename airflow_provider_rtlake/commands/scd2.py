@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from airflow_provider_rtlake.clients.nessie import NessieClient
+from airflow_provider_rtlake.commands.scd2_erase import erase
 from airflow_provider_rtlake.exceptions import UserError
 from airflow_provider_rtlake.kit.stack import Stack
 from airflow_provider_rtlake.scd2.request import request_for
@@ -107,3 +108,6 @@ def status(
         state = "no merge yet" if row["history_snapshot"] is None else f"snapshot {row['history_snapshot']}"
         branches = f", branches: {', '.join(row['branches'])}" if row["branches"] else ""
         typer.echo(f"{row['table']:<32} {row['history']}: {state}{branches}")
+
+
+app.command("erase")(erase)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from airflow_provider_rtlake.exceptions import TerminalError
+from airflow_provider_rtlake.scd2.names import history_name
 from airflow_provider_rtlake.scd2.position import Position, epoch_number, of_source
 from airflow_provider_rtlake.scd2.values import ColumnType, ValueRefused, column_type
 
@@ -276,7 +277,7 @@ class ChangeReader:
             renamed = self._new_name.get(name)
             if renamed is not None and renamed not in own:
                 name = renamed
-            columns.append(column_type(member, name=name, as_text=name in self._text))
+            columns.append(column_type(member, name=history_name(name, own), as_text=name in self._text))
         return Shape(tuple(columns), frozenset(column.name for column in columns))
 
     def read(self, raw: RawChange) -> Change:
@@ -315,7 +316,7 @@ class ChangeReader:
         if raw.message_key is not None:
             members = json.loads(raw.message_key)
             key = json.dumps(members, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-            columns = frozenset(self._new_name.get(name, name) for name in members)
+            columns = frozenset(history_name(self._new_name.get(name, name)) for name in members)
         elif op != "t":
             raise ValueError("it has no key")
         micros = source.get("ts_us")

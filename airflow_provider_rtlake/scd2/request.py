@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from airflow_provider_rtlake.scd2.change import DEFAULT_PLACEHOLDER
+from airflow_provider_rtlake.scd2.names import history_name
 from airflow_provider_rtlake.streams.model import Stream
 
 
@@ -20,7 +21,7 @@ class MergeRequest(BaseModel):
     :param transactions: table of the connector's transaction markers; None publishes without waiting for whole ones.
     :param notifications: table of the connector's notifications; None judges the end of a snapshot by its signs.
     :param collection: ``schema.table`` at the source.
-    :param untracked: Type 1 columns.
+    :param untracked: Type 1 columns, as the history names them.
     :param renamed_from: new column → old one.
     :param text_columns: columns kept as text, in which NaN and infinities may stand.
     :param excluded: columns that are left out.
@@ -90,7 +91,7 @@ def request_for(stream: Stream, **settings: Any) -> MergeRequest:
     fields: dict[str, Any] = {
         "transactions": stream.bronze_transactions,
         "notifications": stream.bronze_notifications,
-        "untracked": declared.untracked,
+        "untracked": tuple(map(history_name, declared.untracked)),
         "renamed_from": declared.renamed_from,
         "text_columns": declared.accept_loss,
         "excluded": stream.table.exclude,

@@ -12,43 +12,13 @@ import pyarrow as pa
 from airflow_provider_rtlake.exceptions import TerminalError
 from airflow_provider_rtlake.scd2.change import Change, RawChange, Shape, key_hash
 from airflow_provider_rtlake.scd2.fold import Event, Mark, Version, record_hash
+from airflow_provider_rtlake.scd2.names import HISTORY_COLUMNS as HISTORY_COLUMNS
+from airflow_provider_rtlake.scd2.names import RESERVED
 from airflow_provider_rtlake.scd2.plan import Stored
 from airflow_provider_rtlake.scd2.position import Position
 from airflow_provider_rtlake.scd2.values import normal, widened
 
 BUCKETS = "rtlake.scd2.buckets"  # table property
-_EVENT = (
-    ("position", "string"),
-    ("lsn", "bigint"),
-    ("tx", "bigint"),
-    ("topic", "string"),
-    ("partition", "int"),
-    ("offset", "bigint"),
-)
-
-# Columns of every history after those of the source: name, Spark type.
-HISTORY_COLUMNS: tuple[tuple[str, str], ...] = (
-    ("effective_start_ts", "timestamp"),
-    ("effective_end_ts", "timestamp"),
-    ("is_current", "boolean"),
-    ("is_deleted", "boolean"),
-    ("record_hash", "string"),
-    ("scd2_last", "boolean"),
-    ("scd2_bucket", "int"),
-    ("scd2_key_hash", "bigint"),
-    ("scd2_key", "string"),
-    ("scd2_last_position", "string"),
-    ("scd2_origin", "string"),
-    ("scd2_moved", "boolean"),
-    *((f"scd2_opened_{name}", kind) for name, kind in _EVENT),
-    *((f"scd2_closed_{name}", kind) for name, kind in _EVENT),
-    ("scd2_closed_by", "string"),
-    ("scd2_previous_key", "string"),
-    ("scd2_next_key", "string"),
-    ("scd2_unknown", "string"),
-)
-RESERVED = frozenset(name for name, _ in HISTORY_COLUMNS)
-
 CHANGES_COLUMNS: tuple[tuple[str, str], ...] = (
     ("scd2_bucket", "int"),
     ("scd2_key_hash", "bigint"),

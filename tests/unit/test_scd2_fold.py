@@ -12,6 +12,7 @@ import pytest
 from airflow_provider_rtlake.scd2.change import RawChange
 from airflow_provider_rtlake.scd2.checks import check_plan, check_written
 from airflow_provider_rtlake.scd2.fold import Event, Refused, Version, record_hash
+from airflow_provider_rtlake.scd2.names import history_name
 from airflow_provider_rtlake.scd2.plan import Plan, Stored
 from airflow_provider_rtlake.scd2.position import Position
 from airflow_provider_rtlake.scd2.values import same
@@ -262,6 +263,15 @@ def test_property_11_a_dropped_column_opens_no_version_and_is_null_from_the_next
     assert [version.values.get("note") for version in table.everything()[key(1)]] == ["kept"]
     table.merge(source.begin(30).update(1, a="y").commit())
     assert [version.values.get("note") for version in table.everything()[key(1)]] == ["kept", None]
+
+
+def test_a_column_called_like_one_of_the_history_itself_comes_under_another_name() -> None:
+    source, table = Source(), Memory()
+    source.columns += [column("is_deleted", "boolean", type="BOOL"), column("record_hash_src", type="TEXT")]
+    table.merge(source.begin(10).insert(1, a="x", is_deleted=True, record_hash_src="r").commit())
+    values = table.everything()[key(1)][0].values
+    assert (values["is_deleted_src"], values["record_hash_src"]) == (True, "r")
+    assert history_name("record_hash", {"record_hash_src"}) == "record_hash_src_src"
 
 
 def test_property_11_a_renamed_column_goes_on() -> None:

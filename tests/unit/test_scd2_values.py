@@ -247,9 +247,9 @@ def test_property_11_an_incompatible_type_names_table_column_and_both_types() ->
         evolution("default.h", {"a": "string"}, _shapes([column("a", "int64", type="INT8")]), {})
 
 
-def test_a_source_column_with_a_name_of_the_history_is_refused() -> None:
-    with pytest.raises(SchemaIncompatible, match="is_current"):
-        evolution("h", {}, _shapes([column("is_current", "boolean")]), {})
+def test_a_source_column_with_a_name_of_the_history_gets_another_one() -> None:
+    found = evolution("h", {}, _shapes([column("is_current", "boolean")]), {})
+    assert found.added == (("is_current_src", "boolean"),)
 
 
 def test_hostile_column_names_are_quoted() -> None:

@@ -1,0 +1,157 @@
+"""Erases a key everywhere: lakehouse (by Spark), Kafka; then looks into topics, Pinot's topics and backups too."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from airflow_provider_rtlake.clients.kafka import KafkaClient
+from airflow_provider_rtlake.exceptions import UserError
+from airflow_provider_rtlake.scd2.change import canonical_key
+from airflow_provider_rtlake.scd2.erase import EraseRequest
+from airflow_provider_rtlake.scd2.needles import Needles
+from airflow_provider_rtlake.scd2.request import MergeRequest, request_for
+from airflow_provider_rtlake.scd2.submit import JobDied, environment
+from airflow_provider_rtlake.streams.model import Stream
+
+APPLICATION = str(Path(__file__).parent / "entry" / "erase.py")
+_TAIL = 4000
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where a table's rows are.
+
+    :param stream: the declared table.
+    :param kafka: the brokers.
+    :param source: how psycopg reaches the source.
+    :param home: RTLAKE_HOME.
+    """
+
+    stream: Stream
+    kafka: KafkaClient
+    source: Mapping[str, Any]
+    home: Path
+
+
+def erase_everywhere(places: Places, keys: Sequence[str], merge: MergeRequest | None = None) -> dict[str, Any]:
+    """Erase keys and search for what remains.
+
+    :param places: where.
+    :param keys: JSON objects.
+    :param merge: the table's merge request; by default rendered from the declaration.
+    :return: ``rows``, ``files``, ``offsets``, ``searched``, ``remains``.
+    :raises UserError: a key is no JSON object, or its row is at the source still.
+    """
+    asked = [_canonical(key) for key in keys]
+    _refuse_living(places, asked)
+    request = EraseRequest(merge=merge or request_for(places.stream), keys=tuple(asked))
+    report = submit(request, places.home)
+    for topic, offsets in report["offsets"].items():
+        places.kafka.delete_records(topic, {int(partition): offset for partition, offset in offsets.items()})
+    needles = Needles.of([*report.pop("message_keys"), *asked], report.pop("values"))
+    _search_topics(places, needles, report)
+    _name_backups(places.home, report)
+    return report
+
+
+def _canonical(key: str) -> str:
+    try:
+        if isinstance(json.loads(key), dict):
+            return canonical_key(key)
+    except ValueError:
+        pass
+    raise UserError(f'{key} is no key: write a JSON object of the key columns, such as {{"id":7}}')
+
+
+def _refuse_living(places: Places, keys: Iterable[str]) -> None:
+    """A row that is there would come back with its next change."""
+    table = sql.Identifier(places.stream.schema_name, places.stream.table_name)
+    with psycopg.connect(**places.source, connect_timeout=10) as connection:
+        for key in keys:
+            members = json.loads(key)
+            told = sql.SQL(" AND ").join(
+                sql.SQL("{}::text = {}").format(sql.Identifier(name), sql.Literal(str(value)))
+                for name, value in members.items()
+            )
+            query = sql.SQL("SELECT 1 FROM {} WHERE {} LIMIT 1").format(table, told)
+            if connection.execute(query).fetchone():
+                raise UserError(f"{places.stream.source}: the row {key} is at the source: delete it there first")
+
+
+def submit(request: EraseRequest, home: Path | None) -> dict[str, Any]:
+    """Run the Spark job; its report.
+
+    :param request: what to erase.
+    :param home: RTLAKE_HOME.
+    :raises UserError: the erasure is refused.
+    :raises JobDied: the job left no report.
+    """
+    with TemporaryDirectory(prefix="rtlake-erase-") as folder:
+        asked, told = Path(folder) / "request.json", Path(folder) / "result.json"
+        asked.touch(mode=0o600)
+        asked.write_text(request.model_dump_json(), encoding="utf-8")
+        # The program is found on the PATH of `env`.
+        done = subprocess.run(
+            ["spark-submit", APPLICATION, "--request", str(asked), "--result", str(told)],
+            env={**os.environ, **environment(home)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        if not told.exists():
+            raise JobDied(
+                f"the erasure's Spark job ended without a report ({done.returncode}):\n{done.stdout[-_TAIL:]}"
+            )
+        report: dict[str, Any] = json.loads(told.read_text(encoding="utf-8"))
+    if "error" in report:
+        raise UserError(report["error"])
+    return report
+
+
+def _search_topics(places: Places, needles: Needles, report: dict[str, Any]) -> None:
+    stream = places.stream
+    names = (stream.topic, stream.dead_letter_topic, stream.current_topic, stream.history_topic)
+    present = places.kafka.topics()
+    for topic in names:
+        if topic is None or topic not in present:
+            continue
+        messages = found = 0
+        for key, value, headers in places.kafka.read_all(topic):
+            messages += 1
+            content = b"\n".join([key or b"", value or b"", *(text.encode() for text in headers.values())])
+            found += needles.in_bytes(content) > 0
+        report["searched"][f"topic {topic}"] = messages
+        if found:
+            report["remains"][f"topic {topic}"] = f"{found} messages; {_what_to_do(stream, topic)}"
+
+
+def _what_to_do(stream: Stream, topic: str) -> str:
+    if topic == stream.dead_letter_topic:
+        return "rtlake stream dead-letters dismiss, then delete its records"
+    if topic in (stream.current_topic, stream.history_topic):
+        tables = " ".join(name for name in (stream.pinot_current, stream.pinot_history) if name)
+        return (
+            f"Pinot's tables hold them too: rtlake stream stop {stream.source} --lane realtime; "
+            f"rtlake pinot delete {tables} --topics --yes; rtlake pinot apply; rtlake stream apply --lane realtime; "
+            f"rtlake stream backfill {stream.source}"
+        )
+    return "a later message of the key: run the erasure again"
+
+
+def _name_backups(home: Path, report: dict[str, Any]) -> None:
+    folder = home / "backups"
+    found = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    report["searched"]["backups"] = len(found)
+    if found:
+        report["remains"]["backups"] = f"{', '.join(found)}: made before, not opened: remove or let expire"
