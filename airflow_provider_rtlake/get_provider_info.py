@@ -188,7 +188,7 @@ OPERATORS = {
     "Apache Flink": ["flink"],
     "Project Nessie": ["nessie"],
     "Apache Pinot": ["pinot"],
-    "Apache Iceberg": ["iceberg", "scd2"],
+    "Apache Iceberg": ["iceberg", "scd2", "scd2_erase"],
     "Trino": ["trino"],
 }
 SENSORS: dict[str, list[str]] = {

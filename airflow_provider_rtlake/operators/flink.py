@@ -108,7 +108,9 @@ class _FlinkOperator(BaseOperator):
         """Cancel the job that this task started and has not seen running."""
         if self._started:
             self.log.info("cancelling job %s", self._started)
-            self.client.cancel(self._started)
+            # A client of its own: the task may have been stopped in the middle of a request.
+            with self.hook.get_conn() as client:
+                client.cancel(self._started)
 
 
 class _RunsBoundedJob(_FlinkOperator):

@@ -8,7 +8,7 @@ from typing import Any
 from airflow.providers.common.compat.sdk import BaseOperator, Context
 
 from airflow_provider_rtlake.clients.nessie import Reference
-from airflow_provider_rtlake.exceptions import ServiceUnavailable
+from airflow_provider_rtlake.exceptions import ServiceUnavailable, UserError
 from airflow_provider_rtlake.hooks.nessie import NessieHook
 from airflow_provider_rtlake.operators.errors import no_retry_of_terminal_errors
 
@@ -79,7 +79,7 @@ class NessieCreateBranchOperator(_NessieOperator):
         :param hook: the server.
         """
         if self.if_exists not in ("keep", "reset", "fail"):
-            raise ValueError(f"if_exists must be keep, reset or fail, not {self.if_exists!r}")
+            raise UserError(f"if_exists must be keep, reset or fail, not {self.if_exists!r}")
         start = hook.get_reference(self.from_ref)
         present = hook.client.find_reference(self.branch)
         if present is None or self.if_exists == "fail":
@@ -240,8 +240,8 @@ class NessieDeleteBranchOperator(_NessieOperator):
 
         :param context: the task's context.
         :param hook: the server.
-        :raises ValueError: it is the branch that readers look at.
+        :raises UserError: it is the branch that readers look at.
         """
         if self.branch in (hook.branch, hook.client.default_branch()):
-            raise ValueError(f"{self.branch} is the branch that readers look at; it is not deleted")
+            raise UserError(f"{self.branch} is the branch that readers look at; it is not deleted")
         return {"branch": self.branch, "changed": hook.client.delete_reference(self.branch)}

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
-from airflow.providers.common.compat.sdk import BaseSensorOperator, Context, PokeReturnValue, conf
+from airflow.providers.common.compat.sdk import Context, PokeReturnValue
 
-from airflow_provider_rtlake.exceptions import JobFailed, JobNotFound, WaitTimeout
+from airflow_provider_rtlake.exceptions import JobFailed, JobNotFound, TerminalError
 from airflow_provider_rtlake.hooks.flink import FlinkHook
 from airflow_provider_rtlake.lanes.jobs import seen_jobs
 from airflow_provider_rtlake.links.flink import FlinkJobLink
 from airflow_provider_rtlake.operators.errors import no_retry_of_terminal_errors
+from airflow_provider_rtlake.sensors.base import WaitingSensor
 from airflow_provider_rtlake.triggers.flink import (
     FlinkCheckpointTrigger,
     FlinkJobTrigger,
@@ -22,7 +22,7 @@ from airflow_provider_rtlake.triggers.flink import (
 )
 
 
-class _FlinkSensor(BaseSensorOperator):
+class _FlinkSensor(WaitingSensor):
     """What both share.
 
     :param job_id: of the job (templated).
@@ -43,7 +43,6 @@ class _FlinkSensor(BaseSensorOperator):
         job_name: str | None = None,
         flink_conn_id: str = FlinkHook.default_conn_name,
         request_timeout: float = 30.0,
-        deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -51,7 +50,6 @@ class _FlinkSensor(BaseSensorOperator):
         self.job_name = job_name
         self.flink_conn_id = flink_conn_id
         self.request_timeout = request_timeout
-        self.deferrable = deferrable
 
     @cached_property
     def hook(self) -> FlinkHook:
@@ -97,38 +95,30 @@ class _FlinkSensor(BaseSensorOperator):
             self.log.info("%s", reason)
         return PokeReturnValue(is_done=holds, xcom_value=found)
 
-    def execute(self, context: Context) -> Any:
-        """Look, and wait where it does not hold yet.
+    def waiting(self, deadline: float) -> FlinkJobTrigger | FlinkCheckpointTrigger:
+        """See the base class.
 
-        :param context: the task's context.
+        :param deadline: seconds since 1970.
         """
-        if not self.deferrable:
-            return super().execute(context)
-        first = self.poke(context)
-        if first.is_done:
-            return first.xcom_value
-        arguments = {
-            "job_id": self.found_job(),
-            "flink_conn_id": self.flink_conn_id,
-            "timeout": self.request_timeout,
-            "poll_interval": self.poke_interval,
-            "deadline": time.time() + self.timeout,
-            "cancel_on_kill": False,
-        }
-        self.defer(trigger=self.trigger(arguments), method_name="execute_complete")
+        return self.trigger(
+            {
+                "job_id": self.found_job(),
+                "flink_conn_id": self.flink_conn_id,
+                "timeout": self.request_timeout,
+                "poll_interval": self.poke_interval,
+                "deadline": deadline,
+                "cancel_on_kill": False,
+            }
+        )
 
-    def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
-        """Go on after the triggerer's wait.
+    def failure(self, event: dict[str, Any]) -> TerminalError:
+        """See the base class.
 
-        :param context: the task's context.
-        :param event: the trigger's.
+        :param event: with Flink's ``trace``.
         """
-        with no_retry_of_terminal_errors():
-            if event["status"] == "failed":
-                raise JobFailed("Flink", event["message"], body=event.get("trace", ""))
-            if event["status"] == "timeout":
-                raise WaitTimeout(f"Flink: waited {self.timeout:g} s: {event['message']}")
-        return event["result"]
+        if event.get("trace"):
+            self.log.error("Flink says:\n%s", event["trace"])
+        return JobFailed("Flink", event["message"], body=event.get("trace", ""))
 
 
 class FlinkJobSensor(_FlinkSensor):

@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
-from airflow.providers.common.compat.sdk import (
-    AirflowSkipException,
-    BaseSensorOperator,
-    Context,
-    PokeReturnValue,
-    conf,
-)
+from airflow.providers.common.compat.sdk import Context, PokeReturnValue
 
-from airflow_provider_rtlake.exceptions import ConnectorFailed, WaitTimeout
+from airflow_provider_rtlake.exceptions import ConnectorFailed, TerminalError
 from airflow_provider_rtlake.hooks.kafka_connect import KafkaConnectHook
 from airflow_provider_rtlake.links.kafka_connect import KafkaConnectStatusLink
 from airflow_provider_rtlake.operators.errors import no_retry_of_terminal_errors
+from airflow_provider_rtlake.sensors.base import WaitingSensor
 from airflow_provider_rtlake.triggers.kafka_connect import KafkaConnectRunningTrigger, look_at_connectors
 
 
-class KafkaConnectRunningSensor(BaseSensorOperator):
+class KafkaConnectRunningSensor(WaitingSensor):
     """Wait until connectors run with every task.
 
     :param connectors: their names (templated).
@@ -44,7 +38,6 @@ class KafkaConnectRunningSensor(BaseSensorOperator):
         fail_on_failed: bool = True,
         kafka_connect_conn_id: str = KafkaConnectHook.default_conn_name,
         request_timeout: float = 30.0,
-        deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -52,7 +45,6 @@ class KafkaConnectRunningSensor(BaseSensorOperator):
         self.fail_on_failed = fail_on_failed
         self.kafka_connect_conn_id = kafka_connect_conn_id
         self.request_timeout = request_timeout
-        self.deferrable = deferrable
 
     @cached_property
     def hook(self) -> KafkaConnectHook:
@@ -78,42 +70,30 @@ class KafkaConnectRunningSensor(BaseSensorOperator):
             self.log.info("%s", message)
         return PokeReturnValue(is_done=not waiting, xcom_value=running)
 
-    def execute(self, context: Context) -> Any:
-        """Look at once; then wait in the worker or in the triggerer.
+    def begin(self, context: Context) -> None:
+        """Store the link.
 
         :param context: the task's context.
         """
         KafkaConnectStatusLink.persist(context, self.hook.url, self.names[0] if len(self.names) == 1 else "")
-        if not self.deferrable:
-            return super().execute(context)
-        first = self.poke(context)
-        if first.is_done:
-            return first.xcom_value
-        self.defer(
-            trigger=KafkaConnectRunningTrigger(
-                connectors=self.names,
-                kafka_connect_conn_id=self.kafka_connect_conn_id,
-                timeout=self.request_timeout,
-                poll_interval=self.poke_interval,
-                deadline=time.time() + self.timeout,
-                fail_on_failed=self.fail_on_failed,
-            ),
-            method_name="execute_complete",
-        )
-        return None
 
-    def execute_complete(self, context: Context, event: dict[str, Any]) -> list[str]:
-        """After the trigger's event.
+    def waiting(self, deadline: float) -> KafkaConnectRunningTrigger:
+        """See the base class.
 
-        :param context: the task's context.
-        :param event: what the trigger found.
-        :raises WaitTimeout: the connectors do not run in time.
+        :param deadline: seconds since 1970.
         """
-        with no_retry_of_terminal_errors():
-            if event["status"] == "ok":
-                return self.names
-            if event["status"] == "failed":
-                raise ConnectorFailed("Kafka Connect", event["message"])
-            if self.soft_fail:
-                raise AirflowSkipException(event["message"])
-            raise WaitTimeout(event["message"])
+        return KafkaConnectRunningTrigger(
+            connectors=self.names,
+            kafka_connect_conn_id=self.kafka_connect_conn_id,
+            timeout=self.request_timeout,
+            poll_interval=self.poke_interval,
+            deadline=deadline,
+            fail_on_failed=self.fail_on_failed,
+        )
+
+    def failure(self, event: dict[str, Any]) -> TerminalError:
+        """See the base class.
+
+        :param event: with the connectors' states and traces.
+        """
+        return ConnectorFailed("Kafka Connect", event["message"])

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from functools import cached_property
 from typing import Any
 
-from airflow.providers.common.compat.sdk import (
-    AirflowSkipException,
-    BaseSensorOperator,
-    Context,
-    PokeReturnValue,
-    conf,
-)
+from airflow.providers.common.compat.sdk import Context, PokeReturnValue
 
-from airflow_provider_rtlake.exceptions import TerminalError, WaitTimeout
 from airflow_provider_rtlake.hooks.pinot import PinotControllerHook
 from airflow_provider_rtlake.links.pinot import PinotTableLink
 from airflow_provider_rtlake.operators.errors import no_retry_of_terminal_errors
+from airflow_provider_rtlake.sensors.base import WaitingSensor
 from airflow_provider_rtlake.triggers.pinot import (
     PinotFreshnessTrigger,
     PinotIngestionTrigger,
@@ -28,7 +21,7 @@ from airflow_provider_rtlake.triggers.pinot import (
 )
 
 
-class _PinotSensor(BaseSensorOperator):
+class _PinotSensor(WaitingSensor):
     """What both share.
 
     :param pinot_conn_id: connection id (templated).
@@ -45,13 +38,11 @@ class _PinotSensor(BaseSensorOperator):
         *,
         pinot_conn_id: str = PinotControllerHook.default_conn_name,
         request_timeout: float = 30.0,
-        deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.pinot_conn_id = pinot_conn_id
         self.request_timeout = request_timeout
-        self.deferrable = deferrable
 
     @cached_property
     def hook(self) -> PinotControllerHook:
@@ -84,39 +75,26 @@ class _PinotSensor(BaseSensorOperator):
             self.log.info("%s", reason)
         return PokeReturnValue(is_done=holds, xcom_value=found)
 
-    def execute(self, context: Context) -> Any:
-        """Look, and wait where it does not hold yet.
+    def begin(self, context: Context) -> None:
+        """Store the link.
 
         :param context: the task's context.
         """
         PinotTableLink.persist(context, self.hook.controller_url, self.shown_table())
-        if not self.deferrable:
-            return super().execute(context)
-        first = self.poke(context)
-        if first.is_done:
-            return first.xcom_value
-        arguments = {
-            "pinot_conn_id": self.pinot_conn_id,
-            "timeout": self.request_timeout,
-            "poll_interval": self.poke_interval,
-            "deadline": time.time() + self.timeout,
-        }
-        self.defer(trigger=self.trigger(arguments), method_name="execute_complete")
 
-    def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
-        """Take up the trigger's event.
+    def waiting(self, deadline: float) -> PinotIngestionTrigger | PinotFreshnessTrigger:
+        """See the base class.
 
-        :param context: the task's context.
-        :param event: ``status``, ``message``, ``result``.
+        :param deadline: seconds since 1970.
         """
-        if event["status"] == "ok":
-            return event["result"]
-        if self.soft_fail:
-            raise AirflowSkipException(event["message"])
-        if event["status"] == "timeout":
-            raise WaitTimeout(f"waited {self.timeout} s: {event['message']}")
-        with no_retry_of_terminal_errors():
-            raise TerminalError(event["message"])
+        return self.trigger(
+            {
+                "pinot_conn_id": self.pinot_conn_id,
+                "timeout": self.request_timeout,
+                "poll_interval": self.poke_interval,
+                "deadline": deadline,
+            }
+        )
 
 
 class PinotIngestionHealthySensor(_PinotSensor):

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
-from airflow.providers.common.compat.sdk import BaseSensorOperator, Context, PokeReturnValue, conf
+from airflow.providers.common.compat.sdk import Context, PokeReturnValue
 
-from airflow_provider_rtlake.exceptions import TerminalError, WaitTimeout
 from airflow_provider_rtlake.hooks.nessie import NessieHook
 from airflow_provider_rtlake.operators.errors import no_retry_of_terminal_errors
+from airflow_provider_rtlake.sensors.base import WaitingSensor
 from airflow_provider_rtlake.triggers.scd2 import IcebergNewSnapshotTrigger, new_snapshot
 
 
-class IcebergNewSnapshotSensor(BaseSensorOperator):
+class IcebergNewSnapshotSensor(WaitingSensor):
     """Waits until an Iceberg table on Nessie has a snapshot other than the one known.
 
     :param table: ``namespace.name`` (templated).
@@ -34,14 +32,12 @@ class IcebergNewSnapshotSensor(BaseSensorOperator):
         table: str,
         since: int | str | None = None,
         nessie_conn_id: str = NessieHook.default_conn_name,
-        deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.table = table
         self.since = since
         self.nessie_conn_id = nessie_conn_id
-        self.deferrable = deferrable
 
     @cached_property
     def hook(self) -> NessieHook:
@@ -62,39 +58,15 @@ class IcebergNewSnapshotSensor(BaseSensorOperator):
             found = new_snapshot(self.hook, self.table, self.known)
         return PokeReturnValue(is_done=found is not None, xcom_value=found)
 
-    def execute(self, context: Context) -> Any:
-        """Look, and wait where there is nothing new yet.
+    def waiting(self, deadline: float) -> IcebergNewSnapshotTrigger:
+        """See the base class.
 
-        :param context: the task's context.
+        :param deadline: seconds since 1970.
         """
-        if not self.deferrable:
-            return super().execute(context)
-        looked = self.poke(context)
-        if isinstance(looked, PokeReturnValue) and looked.is_done:
-            return looked.xcom_value
-        self.defer(
-            trigger=IcebergNewSnapshotTrigger(
-                table=self.table,
-                since=self.known,
-                nessie_conn_id=self.nessie_conn_id,
-                poll_interval=float(self.poke_interval),
-                deadline=time.time() + float(self.timeout),
-            ),
-            method_name="execute_complete",
-            timeout=timedelta(seconds=float(self.timeout) + 60),
+        return IcebergNewSnapshotTrigger(
+            table=self.table,
+            since=self.known,
+            nessie_conn_id=self.nessie_conn_id,
+            poll_interval=float(self.poke_interval),
+            deadline=deadline,
         )
-        return None
-
-    def execute_complete(self, context: Context, event: Mapping[str, Any]) -> int:
-        """What the trigger found.
-
-        :param context: the task's context.
-        :param event: its one event.
-        :raises WaitTimeout: nothing came in time.
-        """
-        if event["status"] == "ok":
-            return int(event["snapshot"])
-        with no_retry_of_terminal_errors():
-            if event["status"] == "timeout":
-                raise WaitTimeout(event["message"])
-            raise TerminalError(event["message"])

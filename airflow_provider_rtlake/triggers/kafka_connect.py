@@ -84,16 +84,16 @@ class KafkaConnectRunningTrigger(BaseTrigger):
     async def _outcome(self, hook: KafkaConnectHook) -> dict[str, Any]:
         while True:
             try:
-                _, waiting = await asyncio.to_thread(look_at_connectors, hook, self.connectors)
+                running, waiting = await asyncio.to_thread(look_at_connectors, hook, self.connectors)
             except TransientError as error:
-                waiting = {"Kafka Connect": str(error)}
+                running, waiting = [], {"Kafka Connect": str(error)}
             except TerminalError as error:
-                return {"status": "failed", "message": str(error)}
+                return {"status": "failed", "message": str(error), "result": None}
             message = "; ".join(f"{name}: {state}" for name, state in waiting.items())
             if not waiting:
-                return {"status": "ok", "message": ""}
+                return {"status": "ok", "message": "", "result": running}
             if self.fail_on_failed and any("FAILED" in state for state in waiting.values()):
-                return {"status": "failed", "message": message}
+                return {"status": "failed", "message": message, "result": running}
             if self.deadline is not None and time.time() >= self.deadline:
-                return {"status": "timeout", "message": message}
+                return {"status": "timeout", "message": message, "result": running}
             await asyncio.sleep(self.poll_interval)

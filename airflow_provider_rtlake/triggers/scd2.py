@@ -76,9 +76,9 @@ class IcebergNewSnapshotTrigger(BaseTrigger):
                     self.log.warning("%s", error)
                     found = None
                 except TerminalError as error:
-                    return {"status": "failed", "message": str(error)}
+                    return {"status": "failed", "message": str(error), "result": None}
                 if found is not None:
-                    return {"status": "ok", "snapshot": found}
+                    return {"status": "ok", "message": "", "result": found}
                 if self.deadline is not None and time.time() >= self.deadline:
-                    return {"status": "timeout", "message": f"{self.table} got no new snapshot"}
+                    return {"status": "timeout", "message": f"{self.table} got no new snapshot", "result": None}
                 await asyncio.sleep(self.poll_interval)

@@ -87,7 +87,7 @@ def test_a_conflict_fails_for_good_and_keeps_the_branch(nessie: Nessie) -> None:
 
 
 def test_the_readers_branch_is_never_deleted(nessie: Nessie) -> None:
-    with pytest.raises(ValueError, match="readers"):
+    with pytest.raises(AirflowFailException, match="readers"):
         NessieDeleteBranchOperator(task_id="d", branch="main").execute(CONTEXT)
     assert NessieDeleteBranchOperator(task_id="d", branch="gone").execute(CONTEXT)["changed"] is False
 
