@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from airflow.exceptions import AirflowFailException
-from airflow.providers.common.compat.sdk import BaseHook, BaseOperator, Context
+from airflow.providers.common.compat.sdk import AirflowFailException, BaseHook, BaseOperator, Context
 
 from airflow_provider_rtlake.operators.errors import no_retry_of_terminal_errors
 from airflow_provider_rtlake.streams.model import Stream
