@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from airflow_provider_rtlake.checks.names import TableName, literal, quoted
 from airflow_provider_rtlake.checks.types import canonical
 from airflow_provider_rtlake.exceptions import UserError
+from airflow_provider_rtlake.scd2.names import history_name
 
 OPENED_TX, CLOSED_TX, KEY = "scd2_opened_tx", "scd2_closed_tx", "scd2_key"
 SNAPSHOT, LSN = "rtlake_snapshot", "rtlake_lsn"
@@ -112,18 +113,19 @@ def pair(history: Mapping[str, str], source: Mapping[str, str], keys: Sequence[s
     left: dict[str, str] = {}
     right: dict[str, str] = {}
     skipped: dict[str, str] = {}
-    for column in dict.fromkeys([*source, *history]):
-        if column in own and column not in source:
+    places = {column: history_name(column, source) for column in source}
+    for column, place in places.items():
+        if place not in history:
+            skipped[column] = "not in the history"
             continue
-        if column not in source or column not in history:
-            skipped[column] = "not in the source" if column in history else "not in the history"
-            continue
-        mine = canonical(history[column], source[column])
-        theirs = canonical(source[column], history[column])
+        mine = canonical(history[place], source[column])
+        theirs = canonical(source[column], history[place])
         if mine is None or theirs is None:
-            skipped[column] = f"{history[column]} and {source[column]} cannot be compared"
+            skipped[column] = f"{history[place]} and {source[column]} cannot be compared"
         else:
-            left[column], right[column] = mine(quoted(column)), theirs(quoted(column))
+            left[column], right[column] = mine(quoted(place)), theirs(quoted(column))
+    left_over = set(history) - set(places.values()) - set(own)
+    skipped |= {column: "not in the source" for column in history if column in left_over}
     lost = [key for key in keys if key not in left]
     if lost:
         raise UserError(f"key columns cannot be compared: {', '.join(f'{key}: {skipped.get(key)}' for key in lost)}")

@@ -151,6 +151,22 @@ def test_the_sources_columns_are_spelt_as_postgresql_does() -> None:
         pair({"id": "integer"}, {"id": "boolean"}, ["id"], ())
 
 
+def test_a_source_column_named_like_one_of_the_historys_own_is_compared_too() -> None:
+    """``is_deleted`` of the source is ``is_deleted_src`` in the history."""
+    own = ["is_deleted", "is_current"]
+    history = {
+        "id": "integer",
+        "is_deleted": "boolean",
+        "is_current": "boolean",
+        "is_deleted_src": "integer",
+        "old": "date",
+    }
+    columns = pair(history, {"id": "integer", "is_deleted": "integer"}, ["id"], own)
+    assert "is_deleted_src" in columns.history["is_deleted"]
+    assert "is_deleted_src" not in columns.source["is_deleted"]
+    assert columns.not_compared == {"old": "not in the source"}
+
+
 def test_differences_are_of_three_kinds() -> None:
     found = differences({"1": "a", "2": "b", "4": "x"}, {"1": "a", "2": "c", "3": "d", "5": "e"}, 1)
     assert found == [
