@@ -40,7 +40,9 @@ METRICS: dict[str, Metric] = {
     ),
     "rtlake_flink_taskmanagers": Metric("Registered TaskManagers"),
     "rtlake_flink_slots_free": Metric("Free task slots"),
-    "rtlake_flink_job_state": Metric("1 for the state that a job is in (ABSENT: declared only)", ("job", "state")),
+    "rtlake_flink_job_state": Metric(
+        "1 for the state that a job is in (ABSENT: a declared lane without a job at work)", ("job", "state")
+    ),
     "rtlake_flink_job_tasks_not_running": Metric("Tasks of a job that do not process records", ("job",)),
     "rtlake_flink_job_restarts": Metric("Restarts since a job's start", ("job",), "counter"),
     "rtlake_flink_job_checkpoints_failed": Metric("Failed checkpoints since a job's start", ("job",), "counter"),

@@ -109,7 +109,7 @@ def newest(jobs: Iterable[Job]) -> list[Job]:
 
 
 def flink(client: FlinkClient, declared: Declared) -> Iterator[Sample]:
-    """State, restarts and checkpoints of jobs.
+    """State, restarts and checkpoints of jobs; a declared lane without a job at work is absent, too.
 
     :param client: Flink.
     :param declared: tables whose lanes should run.
@@ -122,8 +122,8 @@ def flink(client: FlinkClient, declared: Declared) -> Iterator[Sample]:
         yield Sample("rtlake_flink_job_state", 1, (job.name, job.state.value))
         if not job.state.is_terminal:
             yield from _job(client, job)
-    there = {job.name for job in jobs}
-    for name in sorted(set(_lanes(declared.streams())) - there):
+    at_work = {job.name for job in jobs if not job.state.is_terminal}
+    for name in sorted(set(_lanes(declared.streams())) - at_work):
         yield Sample("rtlake_flink_job_state", 1, (name, ABSENT))
 
 
