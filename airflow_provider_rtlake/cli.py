@@ -36,16 +36,19 @@ app.command()(verbs.lock)
 app.command()(verbs.fetch)
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
 @app.callback()
 def top(
     version: Annotated[
-        bool, typer.Option("--version", is_eager=True, help="Print the version and leave.")
+        bool, typer.Option("--version", is_eager=True, callback=_version, help="Print the version and leave.")
     ] = False,
 ) -> None:
     """A real-time lakehouse on one machine: install, run, declare, check."""
-    if version:
-        typer.echo(__version__)
-        raise typer.Exit
 
 
 def rooms() -> dict[str, str]:

@@ -39,23 +39,28 @@ def server() -> Iterator[Server]:
     if available < needed:
         pytest.skip(f"{available:.1f} GB of memory are available, the node needs {needed:.0f}")
     cache = verbs.cache()
-    golden = nodes.golden(Path(os.environ.get("RTLAKE_TEST_GOLDEN") or cache / "nodes"), nodes.host_mirror())
-    folder = Path(tempfile.mkdtemp(prefix="rtlake-node-", dir=os.environ.get("RTLAKE_TEST_NODE_FOLDER")))
-    node = nodes.Node.fresh(golden, folder / "root", f"rtlake-{os.getpid()}", {cache: CACHE})
+    given = os.environ.get("RTLAKE_TEST_NODE_ROOT")  # what an earlier run with RTLAKE_TEST_KEEP left
+    if given:
+        node = nodes.Node(Path(given), f"rtlake-{os.getpid()}", {cache: CACHE})
+    else:
+        golden = nodes.golden(Path(os.environ.get("RTLAKE_TEST_GOLDEN") or cache / "nodes"), nodes.host_mirror())
+        folder = Path(tempfile.mkdtemp(prefix="rtlake-node-", dir=os.environ.get("RTLAKE_TEST_NODE_FOLDER")))
+        node = nodes.Node.fresh(golden, folder / "root", f"rtlake-{os.getpid()}", {cache: CACHE})
     found = Server(node, components())
     try:
         _copy_project(node.root / PROJECT_IN_NODE.lstrip("/"))
-        node.boot()
-        found.prepare(_PACKAGES)
-        node.stop()
+        if not given:
+            node.boot()
+            found.prepare(_PACKAGES)
+            node.stop()
         node.boot(private_network=True)
         yield found
     finally:
-        if os.environ.get("RTLAKE_TEST_KEEP"):
+        if given or os.environ.get("RTLAKE_TEST_KEEP"):
             node.stop()
         else:
             node.remove()
-            shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(node.root.parent, ignore_errors=True)
 
 
 def _copy_project(target: Path) -> None:

@@ -162,9 +162,7 @@ def test_a_process_in_our_folders_is_ours(tmp_path: Path) -> None:
 
 
 def test_too_little_memory_says_how_much(tmp_path: Path) -> None:
-    wanted = preflight.Wanted(
-        home=tmp_path, supervisor="supervisord", ports={}, memory_mb=10**9, disk_mb=10**12
-    )
+    wanted = preflight.Wanted(home=tmp_path, supervisor="supervisord", ports={}, memory_mb=10**9, disk_mb=10**12)
     _, problems = preflight.check(wanted)
     assert any("MB of memory" in p and "--only" in p for p in problems)
     assert any("MB free" in p and "RTLAKE_HOME" in p for p in problems)
@@ -249,3 +247,12 @@ def test_another_installation_beside_is_not_ours(tmp_path: Path) -> None:
         assert preflight.is_ours(process.pid, tmp_path / "home-two")
         assert not preflight.is_ours(process.pid, tmp_path / "home")
         process.communicate(b"\n")
+
+
+def test_the_version_is_told_without_a_command() -> None:
+    from typer.testing import CliRunner
+
+    from airflow_provider_rtlake import __version__, cli
+
+    answer = CliRunner().invoke(cli.app, ["--version"])
+    assert (answer.exit_code, answer.stdout.strip()) == (0, __version__)
