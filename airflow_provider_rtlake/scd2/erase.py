@@ -85,7 +85,7 @@ def erase(spark: Any, request: EraseRequest) -> Erased:
     texts = _message_keys(lake, bronze, request.keys)
     result.message_keys = sorted(texts)
     result.values = sorted(_own_values(lake, history, request.keys))
-    _suppress(history, request)
+    _suppress(lake, request)
     result.offsets = _offsets(lake, bronze, texts)
     links = _linked(lake, history, request.keys)
     tables = {history: history.files(), changes: changes.files(), bronze: bronze.files()}
@@ -204,15 +204,13 @@ def _own_values(lake: Lake, history: ErasableTable, keys: Sequence[str]) -> set[
     return found
 
 
-def _suppress(history: ErasableTable, request: EraseRequest) -> None:
-    properties = history.table.properties
+def _suppress(lake: Lake, request: EraseRequest) -> None:
+    checkpoint = _existing(lake, request.merge.checkpoint)
     # Everything that the source has said until now; a row that is made under the key later is another one.
-    rows = history.lake.spark.sql(
-        f"SELECT max(position) AS position FROM {history.lake.quoted(request.merge.checkpoint)}"
-    ).collect()
-    position = rows[0].position or ""
-    update = history.table.java.updateProperties()
-    for name, value in Suppression.of(properties).with_keys(request.keys, position).properties.items():
+    rows = lake.spark.sql(f"SELECT max(position) AS position FROM {checkpoint.quoted}").collect()
+    listed = Suppression.of(checkpoint.table.properties).with_keys(request.keys, rows[0].position or "")
+    update = checkpoint.table.java.updateProperties()
+    for name, value in listed.properties.items():
         update = update.set(name, value)
     update.commit()
 

@@ -46,6 +46,7 @@ from airflow_provider_rtlake.scd2.request import MergeRequest, read_requests
 from airflow_provider_rtlake.scd2.serve import Gone, Server, follow, stop_on_signals
 from airflow_provider_rtlake.scd2.snapshots import SnapshotEnd, read_snapshot_ends
 from airflow_provider_rtlake.scd2.store import LakeStore, conform
+from airflow_provider_rtlake.scd2.suppress import Suppression
 from airflow_provider_rtlake.scd2.tables import (
     BUCKETS,
     CHANGES_COLUMNS,
@@ -204,6 +205,7 @@ class Merge:
         self._steps = Steps()
         self._traffic = Traffic()
         self._merge_id = uuid.uuid4().hex[:16]
+        self._suppression = Suppression("")
         self._reader = ChangeReader(
             renamed_from=request.renamed_from,
             text_columns=frozenset(request.text_columns),
@@ -224,7 +226,10 @@ class Merge:
             bronze, table = lake.tables([self._request.bronze, self._request.checkpoint])
             checkpoint = self._checkpoint(table)
             parts = ranges(bronze, checkpoint.bronze_seen, self._request.max_rows) if bronze else []
-        if bronze is None or (not parts and checkpoint.bronze_snapshot == checkpoint.bronze_seen):
+            self._suppression = Suppression.of(table.properties) if table else self._suppression
+            waits = checkpoint.bronze_snapshot != checkpoint.bronze_seen
+            news = bool(parts) or waits or self._noticed(lake, checkpoint)
+        if bronze is None or not news:
             return Outcome(False, False, 0, self._statistics(None, started))
         return self._merge(base, lake, bronze, checkpoint, parts, started)
 
@@ -270,6 +275,11 @@ class Merge:
             self._publisher.publish(place, self._request.checkpoint, message)
         return Outcome(True, behind, made.waiting, self._statistics(whole, started, made))
 
+    def _noticed(self, lake: Lake, checkpoint: Checkpoint) -> bool:
+        """Whether there is a notification: the snapshot of an emptied table sends nothing else."""
+        table = lake.table(self._request.notifications) if self._request.notifications else None
+        return table is not None and table.snapshot_id != checkpoint.notifications_snapshot
+
     def _checkpoint(self, table: Table | None) -> Checkpoint:
         if table is None:
             return Checkpoint()
@@ -309,7 +319,7 @@ class Merge:
 
     def _read(self, bronze: Table, part: Range, number: int) -> tuple[Batch, list[Unread]]:
         with self._steps.timed("read bronze"):
-            rows = read_range(bronze, part, self._traffic)
+            rows = self._suppression.keep(read_range(bronze, part, self._traffic))
         with self._steps.timed("parse"):
             return read_rows(rows, self._reader, number)
 

@@ -8,6 +8,8 @@ import zlib
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from airflow_provider_rtlake.scd2.bronze import COLUMNS
+from airflow_provider_rtlake.scd2.change import RawChange
 from airflow_provider_rtlake.scd2.needles import Needles, unpacked_avro
 from airflow_provider_rtlake.scd2.position import Position
 from airflow_provider_rtlake.scd2.suppress import Suppression
@@ -69,3 +71,22 @@ def test_property_21_what_is_suppressed_stays_away_and_what_comes_later_does_not
     assert not again.drops(source.begin(20).update(7, a="z").commit()[0])
     assert not Suppression.of({}).drops(old[0])
     assert not again.drops(old[0]._replace(payload="{"))
+
+
+def test_property_21_rows_of_bronze_are_dropped_by_their_key() -> None:
+    source = Source()
+    raws = source.begin(10).insert(7, a="x").insert(8, a="y").truncate().commit()
+    columns = {name: [getattr(raw, name) for raw in raws] for name in RawChange._fields}
+    columns["headers"] = [list((raw.headers or {}).items()) for raw in raws]
+    rows = pa.table(
+        [
+            pa.array(columns[field.name], pa.int64() if pa.types.is_timestamp(field.type) else field.type).cast(
+                field.type
+            )
+            for field in COLUMNS
+        ],
+        schema=COLUMNS,
+    )
+    listed = Suppression.of({}).with_keys(['{"id":7}'], Position(1, 1, 10**6, 0).text)
+    assert listed.keep(rows)["message_key"].to_pylist() == ['{"id":8}', None]
+    assert Suppression("").keep(rows) is rows
