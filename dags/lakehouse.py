@@ -1,4 +1,4 @@
-"""The lakehouse: deploy what is declared, keep the histories, check, build gold, maintain."""
+"""The lakehouse: deploy what is declared, keep the histories, check, build gold, maintain. Airflow's DAGs."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ CONNECTORS = make.load(__file__)
 STREAMS = make.streams_of(CONNECTORS)
 HISTORIES = make.streams_of(CONNECTORS, with_history=True)
 
-lakehouse_deploy = make.deploy_dag(__file__, CONNECTORS)
-lakehouse_checks = make.checks_dag(HISTORIES)
-lakehouse_gold = make.gold_dag(__file__, HISTORIES)
-lakehouse_maintenance = make.maintenance_dag(STREAMS)
+DAGS = {
+    "lakehouse_deploy": lambda: make.deploy_dag(__file__, CONNECTORS),
+    "lakehouse_checks": lambda: make.checks_dag(HISTORIES),
+    "lakehouse_gold": lambda: make.gold_dag(__file__, HISTORIES),
+    "lakehouse_maintenance": lambda: make.maintenance_dag(STREAMS),
+    **{make.scd2_dag_id(stream): lambda stream=stream: make.scd2_dag(__file__, stream) for stream in HISTORIES},
+}
 
-for stream in HISTORIES:
-    globals()[make.scd2_dag_id(stream)] = make.scd2_dag(__file__, stream)
+for dag_id, build in DAGS.items():
+    if make.wanted(dag_id):
+        globals()[dag_id] = build()

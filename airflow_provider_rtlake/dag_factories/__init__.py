@@ -14,6 +14,7 @@ from airflow_provider_rtlake.dag_factories.common import (
     log_link,
     project_folder,
     streams_of,
+    wanted,
 )
 from airflow_provider_rtlake.dag_factories.deploy import deploy_dag
 from airflow_provider_rtlake.dag_factories.gold import gold_dag
@@ -35,4 +36,5 @@ __all__ = [
     "scd2_dag",
     "scd2_dag_id",
     "streams_of",
+    "wanted",
 ]

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
-from airflow.sdk import DAG, Asset, AssetWatcher, Context
+from airflow.sdk import DAG, Asset, AssetWatcher, Context, get_parsing_context
 
 from airflow_provider_rtlake.assets import table_asset
 from airflow_provider_rtlake.streams.load import load_connectors
@@ -93,6 +93,14 @@ def streams_of(connectors: Sequence[Connector], *, with_history: bool = False) -
     """
     streams = [stream for connector in connectors for stream in connector.streams]
     return [stream for stream in streams if stream.history_table] if with_history else streams
+
+
+def wanted(dag_id: str) -> bool:
+    """Whether a DAG file needs to make a DAG: a task's own process needs its own DAG only.
+
+    :param dag_id: its id.
+    """
+    return get_parsing_context().dag_id in (None, dag_id)
 
 
 def load(dag_file: str) -> list[Connector]:

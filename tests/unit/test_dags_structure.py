@@ -121,6 +121,11 @@ def test_reading_the_dags_imports_nothing_heavy() -> None:
     assert done.stdout.strip().splitlines()[-1] == "[]"
 
 
+def test_a_tasks_process_makes_its_own_dag_only(declared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("_AIRFLOW_PARSING_CONTEXT_DAG_ID", "scd2_orders_spark_processing")
+    assert set(load()) == {"scd2_orders_spark_processing"}
+
+
 def test_deployment_has_its_order(declared: Path) -> None:
     dag = load()["lakehouse_deploy"]
     assert dag.get_task("bronze_lanes").upstream_task_ids == {"connectors"}
