@@ -10,6 +10,7 @@ import typer
 
 from airflow_provider_rtlake.clients.nessie import NessieClient
 from airflow_provider_rtlake.commands.scd2_erase import erase
+from airflow_provider_rtlake.commands.scd2_query import query
 from airflow_provider_rtlake.exceptions import UserError
 from airflow_provider_rtlake.kit.stack import Stack
 from airflow_provider_rtlake.scd2.request import request_for
@@ -111,3 +112,4 @@ def status(
 
 
 app.command("erase")(erase)
+app.command("query")(query)

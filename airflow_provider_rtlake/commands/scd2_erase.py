@@ -33,7 +33,7 @@ def erase(
     Their rows must be gone at the source. Older snapshots of the table's lakehouse tables go too.
     """
     stack = Stack.load(home)
-    stream = _stream(connectors, table)
+    stream = declared_history(connectors, table)
     if not yes:
         typer.confirm(f"erase {', '.join(keys)} of {table}, and older snapshots of its tables, for good?", abort=True)
     source = stack.connection(stream.connector.database.connection)
@@ -59,7 +59,13 @@ def erase(
         raise typer.Exit(1)
 
 
-def _stream(folder: Path, table: str) -> Stream:
+def declared_history(folder: Path, table: str) -> Stream:
+    """A declared table that keeps a history.
+
+    :param folder: of the declarations.
+    :param table: ``schema.table``.
+    :raises UserError: it is not declared, or keeps none.
+    """
     for connector in load_connectors(folder):
         for stream in connector.streams:
             if stream.source == table:
