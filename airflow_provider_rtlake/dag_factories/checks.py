@@ -19,6 +19,7 @@ Nothing is changed by any of them.
 | `invariants` | a version overlaps another, is empty or inverted, or a key has two current ones |
 | `freshness` | the merges are more than an hour behind bronze |
 | `dead_letters` | messages of the table could not be read and were neither replayed nor dismissed |
+| `unread` | rows of bronze were not understood by the merge, and nobody has settled them |
 | `equals_source` | the current state is not what the source held at one position of its log |
 """
 
@@ -34,6 +35,7 @@ def table_checks(stream: Stream, *, source: bool) -> TaskGroup:
         TrinoFreshnessCheckOperator,
         TrinoScd2InvariantsCheckOperator,
         TrinoScd2SourceCheckOperator,
+        TrinoScd2UnreadCheckOperator,
     )
 
     history = f"{CATALOG}.{stream.history_table}"
@@ -63,6 +65,11 @@ def table_checks(stream: Stream, *, source: bool) -> TaskGroup:
             dead_letter_topic=stream.dead_letter_topic,
             topics=[stream.topic],
             doc_md="Messages of this table that the lanes could not read: each must be replayed or dismissed.",
+        )
+        TrinoScd2UnreadCheckOperator(
+            task_id="unread",
+            table=f"{CATALOG}.{stream.history_base}_unread",
+            doc_md="Rows of bronze that the merge could not understand: none may wait.",
         )
         if source:
             TrinoScd2SourceCheckOperator(

@@ -28,6 +28,7 @@ from airflow_provider_rtlake.checks.source import (
     remote_columns_sql,
     source_sql,
 )
+from airflow_provider_rtlake.checks.unread import describe_unread, unread_sql
 from airflow_provider_rtlake.exceptions import CheckFailed, NotFound
 from airflow_provider_rtlake.operators.errors import no_retry_of_terminal_errors
 from airflow_provider_rtlake.operators.trino_base import TrinoOperator
@@ -299,6 +300,39 @@ class TrinoScd2InvariantsCheckOperator(_TrinoCheckOperator):
         if not verdict.versions and not self.allow_empty:
             raise CheckFailed(f"{table} is empty; allow_empty=True accepts that where it is meant")
         return {"versions": verdict.versions, "keys": verdict.keys, "broken": {}}
+
+
+class TrinoScd2UnreadCheckOperator(_TrinoCheckOperator):
+    """No row of bronze waits that the merge could not understand.
+
+    Such rows stop no merge: they are written to a table beside the history, from which they are deleted by hand once
+    they are settled. Without that table there were none.
+
+    :param table: ``catalog.schema.table`` of these rows, ``<history>_unread`` (templated).
+    :param samples: at most so many are shown.
+    :param trino_conn_id: connection id (templated).
+    :return: ``unread`` (none).
+    """
+
+    template_fields = ("trino_conn_id", "table")
+
+    def __init__(self, *, table: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.table = table
+
+    def check(self) -> dict[str, Any]:
+        """Look for rows.
+
+        :raises CheckFailed: there are some.
+        """
+        table = TableName.parse(self.table)
+        try:
+            rows = self.query(unread_sql(table, self.samples))
+        except NotFound:
+            rows = []
+        if rows:
+            raise CheckFailed(describe_unread(table, rows))
+        return {"unread": 0}
 
 
 class TrinoScd2SourceCheckOperator(_TrinoCheckOperator):

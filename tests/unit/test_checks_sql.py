@@ -10,6 +10,7 @@ from airflow_provider_rtlake.checks.reconcile import Comparison, Side, reconcile
 from airflow_provider_rtlake.checks.scd2 import MEANING, RULES, Verdict, invariants_sql
 from airflow_provider_rtlake.checks.source import Instant, differences, key_columns, pair, source_sql
 from airflow_provider_rtlake.checks.types import base, canonical, comparable
+from airflow_provider_rtlake.checks.unread import describe_unread, unread_sql
 from airflow_provider_rtlake.exceptions import UserError
 
 HISTORY = TableName("nessie", "default", "h")
@@ -175,3 +176,14 @@ def test_differences_are_of_three_kinds() -> None:
         "1 keys differ: 2",
     ]
     assert differences({"1": "a"}, {"1": "a"}, 1) == []
+
+
+def test_unread_rows_are_named_and_counted() -> None:
+    table = TableName.parse("nessie.default.sales_scd2_unread")
+    assert sqlglot.parse_one(unread_sql(table, 3), read="trino")
+    text = describe_unread(table, [[12, "t:0:4", '{"id": 1}', "no JSON"], [12, "t:0:5", None, "r" * 900]])
+    assert 't:0:4: key {"id": 1}: no JSON' in text
+    assert "key none" in text
+    assert "… and 10 more" in text
+    assert "delete them from nessie.default.sales_scd2_unread" in text
+    assert len(text) < 900

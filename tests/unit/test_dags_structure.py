@@ -88,6 +88,7 @@ def test_a_merge_is_checked_after_it_is_published(declared: Path) -> None:
         "checks.invariants",
         "checks.freshness",
         "checks.dead_letters",
+        "checks.unread",
     }
     assert dag.get_task("merge").pool == dag_factories.SPARK_POOL
 
