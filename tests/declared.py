@@ -47,9 +47,10 @@ class Declared:
     def deploy(self) -> None:
         """Bring everything that is declared into being."""
         self.run("connectors", "apply", *self.where)
-        self.run("stream", "apply", "--lane", "bronze", "--lane", "transactions", *self.where)
-        self.run("pinot", "apply", *self.where, "--tables", str(self.folder / "pinot"))
-        self.run("stream", "apply", "--lane", "realtime", *self.where)
+        tables = ["--tables", str(self.folder / "pinot")]
+        self.run("stream", "apply", "--lane", "bronze", "--lane", "transactions", *self.where, *tables)
+        self.run("pinot", "apply", *self.where, *tables)
+        self.run("stream", "apply", "--lane", "realtime", *self.where, *tables)
 
     def merge(self) -> None:
         """Merge what is in bronze into the histories."""

@@ -14,6 +14,7 @@ import typer
 from airflow_provider_rtlake.clients.captured import captured_tables
 from airflow_provider_rtlake.clients.flink import FlinkClient
 from airflow_provider_rtlake.clients.kafka import KafkaClient
+from airflow_provider_rtlake.clients.pinot import PinotBroker
 from airflow_provider_rtlake.exceptions import UserError
 from airflow_provider_rtlake.flink_sql.settings import LaneSettings
 from airflow_provider_rtlake.kit.stack import Stack
@@ -21,6 +22,7 @@ from airflow_provider_rtlake.lanes.backfill import backfill as fill
 from airflow_provider_rtlake.lanes.dead_letters import DeadLetter, chosen, dead_letters, dismiss, replay
 from airflow_provider_rtlake.lanes.jobs import Applied
 from airflow_provider_rtlake.lanes.lanes import Lane, LaneRunner, lanes_of, select, stream_of
+from airflow_provider_rtlake.lanes.removed import tell_removed
 from airflow_provider_rtlake.pinot_config.gather import declared_types
 from airflow_provider_rtlake.streams.load import load_connectors
 from airflow_provider_rtlake.streams.model import Connector
@@ -245,6 +247,24 @@ def backfill(
         )
     line = f"{table}: {refilled.messages} changes sent again, {refilled.removed} rows told that truncates removed"
     echo({"ok": True, **refilled.as_dict()}, [line], as_json)
+
+
+@app.command()
+def truncates(
+    tables: Tables = None,
+    connectors: ConnectorsDir = _CONNECTORS,
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
+    """Tell Pinot's current tables which rows a truncate removed, or were gone when the log began anew."""
+    stack, kafka = Stack.load(home), _kafka(Stack.load(home))
+    declared = load_connectors(connectors)
+    streams = [stream for connector in declared for stream in connector.streams if stream.pinot_current]
+    chosen_streams = [stream_of(declared, name) for name in tables] if tables else streams
+    with PinotBroker.connect(str(stack.connection("rtlake_pinot").extra["broker_url"])) as broker:
+        told = {stream.source: tell_removed(kafka, broker, stream) for stream in chosen_streams}
+    lines = [f"{source}: {number} rows" for source, number in told.items()]
+    echo({"ok": True, "changed": any(told.values()), "removed": told}, lines, as_json)
 
 
 letters_app = typer.Typer(no_args_is_help=True, help="Messages that could not be read.", rich_markup_mode=None)

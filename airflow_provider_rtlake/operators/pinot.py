@@ -17,11 +17,14 @@ from airflow_provider_rtlake.exceptions import NotFound, TerminalError, WaitTime
 from airflow_provider_rtlake.hooks.kafka import kafka_client
 from airflow_provider_rtlake.hooks.pinot import PinotControllerHook
 from airflow_provider_rtlake.hooks.sources import captured_of
+from airflow_provider_rtlake.lanes.lanes import stream_of
+from airflow_provider_rtlake.lanes.removed import tell_removed
 from airflow_provider_rtlake.links.pinot import PinotTableLink
 from airflow_provider_rtlake.operators.errors import no_retry_of_terminal_errors
 from airflow_provider_rtlake.operators.values import truth
 from airflow_provider_rtlake.pinot_config.gather import gather
 from airflow_provider_rtlake.pinot_config.model import PinotTable
+from airflow_provider_rtlake.streams.load import load_connectors
 from airflow_provider_rtlake.triggers.pinot import PinotIngestionTrigger
 
 
@@ -197,6 +200,40 @@ class PinotApplyTablesOperator(_PinotOperator):
             with no_retry_of_terminal_errors():
                 raise TerminalError(event["message"])
         return result
+
+
+class PinotTellRemovedRowsOperator(_PinotOperator):
+    """Let current tables know of rows that went away without a message of their own: by a truncate, or while nothing
+    was captured. Two small queries a table where there is nothing to tell.
+
+    :param connectors_folder: folder of ``connectors/*.yaml`` (templated).
+    :param tables: only these, as declared (templated).
+    :param pinot_conn_id: connection id, with the broker in its extra (templated).
+    :param kafka_conn_id: connection id (templated).
+    :return: ``changed``, and ``removed``: table → rows told.
+    """
+
+    template_fields = ("pinot_conn_id", "kafka_conn_id", "connectors_folder", "tables")
+
+    def __init__(self, *, connectors_folder: str = "connectors", tables: Collection[str] = (), **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.connectors_folder = connectors_folder
+        self.tables = tables
+
+    def run(self, context: Context) -> dict[str, Any]:
+        """Look at each table, and tell what is missing.
+
+        :param context: the task's context.
+        """
+        connectors = load_connectors(self.connectors_folder)
+        streams = [stream for connector in connectors for stream in connector.streams if stream.pinot_current]
+        if self.tables:
+            streams = [stream_of(connectors, name) for name in self.tables]
+        kafka = kafka_client(self.kafka_conn_id)
+        removed = {stream.source: tell_removed(kafka, self.hook.broker, stream) for stream in streams}
+        for source, rows in removed.items():
+            self.log.info("%s: %d removed rows told", source, rows)
+        return {"changed": any(removed.values()), "removed": removed}
 
 
 class PinotDeleteTableOperator(_PinotOperator):

@@ -17,7 +17,13 @@ from airflow_provider_rtlake.exceptions import (
     UserError,
     WaitTimeout,
 )
-from airflow_provider_rtlake.streams.connect_config import Epoch, epoch_of, placeholder_of, render_config
+from airflow_provider_rtlake.streams.connect_config import (
+    HEARTBEAT_PREFIX,
+    Epoch,
+    epoch_of,
+    placeholder_of,
+    render_config,
+)
 from airflow_provider_rtlake.streams.connect_plan import Plan, action_of, diff_config, plan_undeclared
 from airflow_provider_rtlake.streams.epochs import Decision, Observed, decide, read_epochs, record_epoch
 from airflow_provider_rtlake.streams.load import Declarations
@@ -38,6 +44,7 @@ from airflow_provider_rtlake.streams.source_deploy import (
 _WEEK_MS = str(7 * 24 * 3600 * 1000)
 _DAY_MS = str(24 * 3600 * 1000)
 _POLL_SECONDS = 0.5
+_NUDGE_SECONDS = 2.0
 _PREFIX_OF_KEYS = (  # a setting that the plugin refuses → the declaration's key that it comes from
     ("database.", "database.connection"),
     ("slot.name", "slot"),
@@ -392,8 +399,11 @@ class ConnectorDeployment:
         names = [stream.source for stream in missing]
         self.say(f"{connector.connector}: snapshot of {', '.join(names)}")
         ask_for_snapshot(self.kafka, connector, missing)
-        deadline = time.monotonic() + self.snapshot_limit
+        deadline, nudged = time.monotonic() + self.snapshot_limit, 0.0
         while missing:
+            if time.monotonic() > nudged + _NUDGE_SECONDS:
+                nudged = time.monotonic()
+                self._nudge(one)
             status = self.connect.status(connector.connector)
             if status is not None and status.failed:
                 raise ConnectorFailed("Kafka Connect", f"connector {connector.connector}: {status.failure}")
@@ -405,6 +415,11 @@ class ConnectorDeployment:
             time.sleep(_POLL_SECONDS)  # between two looks at the notifications
             missing = read_progress(self.kafka, connector, epoch).missing(missing)
         return names
+
+    def _nudge(self, one: Prepared) -> None:
+        """A task that was restarted looks for the next transaction, and sees no signal until it has found it."""
+        with one.access.connect() as connection:
+            connection.execute("SELECT pg_logical_emit_message(true, %s, '')", (HEARTBEAT_PREFIX,))
 
     def _wait_streaming(self, one: Prepared) -> None:
         """A signal that comes before the task streams can be lost."""

@@ -15,7 +15,8 @@ EPOCH_HEADER = "rtlake.epoch"
 PLACEHOLDER_HEADER = "rtlake.unavailable"  # what stands for a large value that PostgreSQL did not send
 _EPOCH_KEY = "transforms.epoch.value.literal"
 _PLACEHOLDER_KEY = "unavailable.value.placeholder"
-_HEARTBEAT_PREFIX = "rtlake.heartbeat"
+HEARTBEAT_PREFIX = "rtlake.heartbeat"  # of logical messages; Debezium is told to drop them
+_WAL_BEHIND = 16 * 2**20  # bytes
 _RETENTION_MS = 7 * 24 * 3600 * 1000
 
 
@@ -126,24 +127,35 @@ def render_config(
         "transforms.unavailable.type": "org.apache.kafka.connect.transforms.InsertHeader",
         "transforms.unavailable.header": PLACEHOLDER_HEADER,
         "transforms.unavailable.value.literal": placeholder,
+        "message.prefix.exclude.list": re.escape(HEARTBEAT_PREFIX),
         **_TUNING,
     }
     if connector.heartbeat_ms:
-        # Without a write of its own an idle table would keep the slot from moving while others fill the log.
-        config["heartbeat.action.query"] = f"SELECT pg_logical_emit_message(false, '{_HEARTBEAT_PREFIX}', '')"
-        config["message.prefix.exclude.list"] = re.escape(_HEARTBEAT_PREFIX)
+        config["heartbeat.action.query"] = heartbeat_query(connector)
     excluded = [column_pattern(stream, name) for stream in connector.streams for name in stream.table.exclude]
     if excluded:
         config["column.exclude.list"] = ",".join(excluded)
-    keys = [
-        _key(stream, tables[stream.source].schema)
-        for stream in connector.streams
-        if stream.table.key is not None
-    ]
+    keys = [_key(stream, tables[stream.source].schema) for stream in connector.streams if stream.table.key is not None]
     if keys:
         config["message.key.columns"] = ";".join(keys)
     config.update({name: _text(value) for name, value in connector.config.items()})
     return config
+
+
+def heartbeat_query(connector: Connector) -> str:
+    """What Debezium runs with each heartbeat.
+
+    Without a write of its own an idle table would keep the slot from moving while others fill the log. A transaction
+    of its own would be two markers each time, so it is none, but for one case: a task that was restarted looks for
+    the next transaction before it lets the slot move, and where no captured table changes there is none.
+
+    :param connector: the declaration.
+    """
+    behind = f"pg_current_wal_lsn() - confirmed_flush_lsn > {_WAL_BEHIND}"
+    return (
+        f"SELECT pg_logical_emit_message(coalesce({behind}, false), '{HEARTBEAT_PREFIX}', '')"  # noqa: S608
+        f" FROM pg_replication_slots WHERE slot_name = '{connector.slot_name}'"
+    )
 
 
 _VALUES = {
@@ -204,9 +216,7 @@ def column_pattern(stream: Stream, column: str) -> str:
 def _literal(name: str) -> str:
     """A name as a Java regular expression without any character that Debezium splits its lists at."""
     return "".join(
-        character
-        if character.isascii() and (character.isalnum() or character == "_")
-        else f"\\x{{{ord(character):x}}}"
+        character if character.isascii() and (character.isalnum() or character == "_") else f"\\x{{{ord(character):x}}}"
         for character in name
     )
 

@@ -271,6 +271,7 @@ class _Facts:
     def problems(self, path: Path) -> Iterator[Problem]:
         yield from self._key_problems(path)
         yield from self._named_columns(path)
+        yield from self._same_but_for_case(path)
         for row in self.captured:
             loss = None if row["generated"] else _loss(row)
             if loss is not None and row["name"] not in self.stream.accepted_loss:
@@ -289,6 +290,20 @@ class _Facts:
                     (*path, "replica_identity"),
                     f"REPLICA IDENTITY FULL is needed: {reason}",
                     "write replica_identity: full, or run ALTER TABLE … REPLICA IDENTITY FULL yourself",
+                )
+
+    def _same_but_for_case(self, path: Path) -> Iterator[Problem]:
+        if self.stream.table.history is False:
+            return
+        seen: dict[str, str] = {}
+        for row in self.captured:
+            name = row["name"]
+            first = seen.setdefault(name.lower(), name)
+            if first != name and not row["generated"]:
+                yield (
+                    path,
+                    f"columns {first!r} and {name!r} differ in case only, which Iceberg's readers do not tell apart",
+                    f"leave one out (exclude: [{_yaml(name)}]), or keep no history (history: false)",
                 )
 
     def _key_problems(self, path: Path) -> Iterator[Problem]:

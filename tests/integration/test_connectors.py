@@ -220,7 +220,8 @@ def test_declarations_that_do_not_fit_the_source(
     source.execute(f"CREATE TABLE {SCHEMA}.keyless (a int)")
     source.execute(f"CREATE TABLE {SCHEMA}.lossy (id int PRIMARY KEY, grid int[][], n numeric[])")
     source.execute(f"CREATE VIEW {SCHEMA}.seen AS SELECT 1 AS id")
-    tables = {f"{SCHEMA}.{name}": {} for name in ("keyless", "lossy", "seen", "plane")}
+    source.execute(f'CREATE TABLE {SCHEMA}.cased (id int PRIMARY KEY, note text, "Note" text)')
+    tables = {f"{SCHEMA}.{name}": {} for name in ("keyless", "lossy", "seen", "plane", "cased")}
     tables[f"{SCHEMA}.plain"] = {"exclude": ["w"], "history": {"untracked": ["vv"]}}
     declare(folder, tables=tables)
     said = run("validate", "--online", ok=False)
@@ -229,6 +230,7 @@ def test_declarations_that_do_not_fit_the_source(
         f"tables.{SCHEMA}.lossy: column 'grid': Debezium's JSON loses the values of an array of more than one",
         f"tables.{SCHEMA}.lossy: column 'n': Debezium's JSON loses a numeric array that holds NaN",
         f"tables.{SCHEMA}.seen: is a view",
+        f"tables.{SCHEMA}.cased: columns 'note' and 'Note' differ in case only",
         f"tables.{SCHEMA}.plane: the source has no such table; did you mean {SCHEMA}.plain?",
         f"tables.{SCHEMA}.plain.exclude: the table has no column 'w'",
         f"tables.{SCHEMA}.plain.history.untracked: the table has no column 'vv'; did you mean 'v'?",

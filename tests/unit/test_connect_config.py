@@ -86,6 +86,13 @@ def test_declared_settings_win_over_defaults() -> None:
     config = rendered(one)
     assert (config["poll.interval.ms"], config["database.tcpKeepAlive"]) == ("500", "true")
     assert "heartbeat.action.query" not in config and config["heartbeat.interval.ms"] == "0"
+    assert config["message.prefix.exclude.list"] == r"rtlake\.heartbeat"  # the deployment sends some of its own
+
+
+def test_a_heartbeat_is_a_transaction_only_where_log_piles_up_behind_the_slot() -> None:
+    query = rendered(connector())["heartbeat.action.query"]
+    assert "pg_logical_emit_message(coalesce(pg_current_wal_lsn() - confirmed_flush_lsn > 16777216, false)" in query
+    assert query.endswith(f"WHERE slot_name = '{connector().slot_name}'")
 
 
 def test_key_and_excluded_columns() -> None:
