@@ -77,8 +77,11 @@ def lakehouse_dag(dag_id: str, *, description: str, **kwargs: Any) -> DAG:
         tags=tags,
         default_args={
             "owner": OWNER,
-            "retries": 2,
+            # A service that restarts is back within these four minutes; what only a person can mend is not retried.
+            "retries": 4,
             "retry_delay": timedelta(seconds=15),
+            "retry_exponential_backoff": 2.0,
+            "max_retry_delay": timedelta(minutes=2),
             "on_failure_callback": log_link,
         },
         **kwargs,

@@ -171,7 +171,13 @@ def _part(text: str) -> str:
 def _tail(log: Any) -> str:
     content = log.get("content", "") if isinstance(log, dict) else log
     if isinstance(content, list):
-        lines = [str(one.get("event", one)) if isinstance(one, dict) else str(one) for one in content]
+        lines = [line for one in content for line in (_lines(one) if isinstance(one, dict) else [str(one)])]
     else:
         lines = str(content).splitlines()
     return "\n".join(f"    {line}" for line in lines[-_LOG_LINES:])
+
+
+def _lines(entry: dict[str, Any]) -> list[str]:
+    """A log entry, with the error that it tells of: what went wrong last, then its causes."""
+    errors = [f"{error.get('exc_type')}: {error.get('exc_value')}" for error in entry.get("error_detail") or []]
+    return [str(entry.get("event", entry)), *errors]
