@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
@@ -40,10 +41,9 @@ DeclaredOnly = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object.")]
 Home = Annotated[Path | None, typer.Option("--home", help="The stack's folder; RTLAKE_HOME by default.")]
-Bootstrap = Annotated[
-    str | None, typer.Option("--bootstrap", help="Kafka's host:port for tables that name none.")
-]
+Bootstrap = Annotated[str | None, typer.Option("--bootstrap", help="Kafka's host:port for tables that name none.")]
 _TABLES = Path("pinot_tables")
+_WORKERS = 8  # tables that are deleted at a time
 _CONNECTORS = Path("connectors")
 
 
@@ -162,11 +162,7 @@ def plan(
         deployment = _deployment(stack, exit_stack, quiet=True)
         plans = [deployment.plan(table).as_dict() for table in tables]
     changed = any(entry["changed"] for entry in plans)
-    lines = [
-        line
-        for entry in plans
-        for line in (f"{entry['table']}: {entry['action']}", *_indented(entry["diff"]))
-    ]
+    lines = [line for entry in plans for line in (f"{entry['table']}: {entry['action']}", *_indented(entry["diff"]))]
     _print({"ok": True, "changed": changed, "tables": plans}, lines, as_json)
 
 
@@ -180,9 +176,7 @@ def apply(
     tables_dir: TablesDir = _TABLES,
     connectors_dir: ConnectorsDir = _CONNECTORS,
     declared_only: DeclaredOnly = False,
-    rebuild: Annotated[
-        bool, typer.Option("--rebuild", help="Remake tables that cannot be changed in place.")
-    ] = False,
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="Remake tables that cannot be changed in place.")] = False,
     wait: Annotated[float, typer.Option("--wait", help="Seconds until a table must be consumed.")] = 120.0,
     home: Home = None,
     as_json: AsJson = False,
@@ -214,13 +208,15 @@ def delete(
     if not yes:
         what = "tables and their topics" if topics else "tables"
         typer.confirm(f"Delete the Pinot {what} {', '.join(names)}?", abort=True, err=True)
-    stack, gone = Stack.load(home), []
     with ExitStack() as exit_stack:
-        deployment = _deployment(stack, exit_stack, quiet=as_json)
-        for name in names:
+        deployment = _deployment(Stack.load(home), exit_stack, quiet=as_json)
+
+        def drop(name: str) -> bool:
             topic = _topic_of(deployment.controller, name) if topics else None
-            if deployment.delete(name, topic=topic):
-                gone.append(name)
+            return deployment.delete(name, topic=topic)
+
+        with ThreadPoolExecutor(_WORKERS) as pool:  # each waits for the servers to let go of its segments
+            gone = [name for name, was_there in zip(names, pool.map(drop, names), strict=True) if was_there]
     lines = [f"{name}: {'deleted' if name in gone else 'was not there'}" for name in names]
     _print({"ok": True, "changed": bool(gone), "deleted": gone}, lines, as_json)
 
