@@ -1,0 +1,1 @@
+"""What is truly a pipeline's own: how its stack carries the trips."""

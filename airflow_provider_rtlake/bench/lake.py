@@ -1,0 +1,141 @@
+"""Iceberg tables of a run: where they are, DuckDB reading them, and taking them away."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import duckdb
+
+from airflow_provider_rtlake.clients.nessie import Entry, NessieClient
+from airflow_provider_rtlake.exceptions import NotFound, UserError
+from airflow_provider_rtlake.kit.stack import Stack
+
+_EXTENSIONS = ("httpfs", "avro", "iceberg")  # avro before iceberg
+
+
+def warehouse(stack: Stack) -> str:
+    """Root of the Iceberg tables."""
+    return str(stack.connection("rtlake_nessie").extra.get("warehouse", "s3://lakehouse/warehouse"))
+
+
+@contextmanager
+def nessie(stack: Stack) -> Iterator[NessieClient]:
+    """A client of the stack's Nessie."""
+    with NessieClient(f"{stack.connection('rtlake_nessie').url}/api/v2") as client:
+        yield client
+
+
+def entry(stack: Stack, table: str) -> Entry | None:
+    """A table as main holds it now.
+
+    :param table: ``namespace.name``.
+    """
+    with nessie(stack) as client:
+        return client.content(tuple(table.split(".", 1)))
+
+
+def scan(stack: Stack, table: str) -> str:
+    """DuckDB's relation of a table's current snapshot.
+
+    :param table: ``namespace.name``.
+    :raises NotFound: there is no such table.
+    """
+    found = entry(stack, table)
+    if found is None or not found.metadata_location:
+        raise NotFound("Nessie", f"no table {table}")
+    return f"iceberg_scan('{found.metadata_location}')"
+
+
+def make_readable(connection: duckdb.DuckDBPyConnection, stack: Stack) -> None:
+    """Load what DuckDB needs to read the lake, and let it log in; neither is stored in its file.
+
+    :raises UserError: the extensions are not installed, or not for this DuckDB.
+    """
+    folder = stack.home / "var" / "bench" / "duckdb"
+    connection.execute(f"SET extension_directory = '{folder}'")
+    for name in _EXTENSIONS:
+        try:
+            connection.execute(f"LOAD {name}")
+        except duckdb.Error:
+            _import(connection, name, folder)
+    given = stack.connection("rtlake_s3")
+    endpoint = urlsplit(str(given.extra["endpoint_url"]))
+    connection.execute(
+        "CREATE OR REPLACE TEMPORARY SECRET lake (TYPE s3, KEY_ID $key, SECRET $secret, REGION $region, "
+        "ENDPOINT $endpoint, URL_STYLE 'path', USE_SSL $ssl)",
+        {
+            "key": given.login,
+            "secret": stack.password("rtlake_s3"),
+            "region": str(given.extra.get("region_name", "us-east-1")),
+            "endpoint": endpoint.netloc,
+            "ssl": endpoint.scheme == "https",
+        },
+    )
+
+
+def _import(connection: duckdb.DuckDBPyConnection, name: str, folder: Path) -> None:
+    try:
+        from duckdb_extensions import import_extension
+    except ImportError as error:
+        raise UserError(
+            f"DuckDB's extension {name} is not installed: it comes with the Python packages of requirements/lock.txt"
+        ) from error
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        import_extension(name, con=connection)
+        connection.execute(f"LOAD {name}")
+    except Exception as error:
+        raise UserError(f"DuckDB {duckdb.__version__} cannot load its extension {name}: {error}") from error
+
+
+def remove_files(stack: Stack, namespace: str) -> int:
+    """Delete the files of all tables of a namespace that are no longer in the catalog.
+
+    :param namespace: its folder below the warehouse.
+    :returns: how many.
+    """
+    import s3fs
+
+    given = stack.connection("rtlake_s3")
+    store = s3fs.S3FileSystem(
+        key=given.login,
+        secret=stack.password("rtlake_s3"),
+        client_kwargs={
+            "endpoint_url": str(given.extra["endpoint_url"]),
+            "region_name": str(given.extra.get("region_name", "us-east-1")),
+        },
+        use_listings_cache=False,
+    )
+    root = f"{warehouse(stack).removeprefix('s3://')}/{namespace}"
+    paths = [path for path in store.find(root) if path.startswith(f"{root}/")]
+    if paths:
+        store.rm(paths)
+    return len(paths)
+
+
+class Watch:
+    """Notices when a table's first snapshot appears, and the latest one: what a reader would see.
+
+    :param table: ``namespace.name``.
+    """
+
+    def __init__(self, stack: Stack, table: str) -> None:
+        self._stack, self._table = stack, table
+        self._seen = self._snapshot()
+        self.first: float | None = None
+        self.last: float | None = None
+
+    def look(self) -> None:
+        """Look once; times are those of the look, in seconds since the epoch."""
+        now = self._snapshot()
+        if now != self._seen:
+            self._seen, self.last = now, time.time()
+            self.first = self.first or self.last
+
+    def _snapshot(self) -> int | None:
+        found = entry(self._stack, self._table)
+        return found.snapshot_id if found else None

@@ -1,0 +1,95 @@
+"""`rtlake bench`: run pipelines and measure them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from airflow_provider_rtlake.bench.catalog import PIPELINES, TIERS, select
+from airflow_provider_rtlake.exceptions import RtlakeError
+
+app = typer.Typer(no_args_is_help=True, help="Benchmark pipelines: run and measure them.", rich_markup_mode=None)
+
+
+@app.command("list")
+def list_pipelines() -> None:
+    """The pipelines, their groups, and why those that cannot run cannot."""
+    table = Table("", "stack", "tier", "cross-cuts", "needs", "")
+    for one in PIPELINES:
+        table.add_row(one.id, one.title, TIERS[one.tier], " ".join(one.groups), " ".join(one.needs), one.not_run)
+    Console().print(table)
+
+
+@app.command("run")
+def run(
+    pipelines: Annotated[list[str], typer.Argument(help="Ids, tiers, cross-cuts, or all.")],
+    events: Annotated[int, typer.Option("--events", min=100, help="How many.")] = 10_000,
+    runs: Annotated[
+        int, typer.Option("--runs", min=1, help="Of each pipeline; of several, one after another in turn.")
+    ] = 1,
+    source: Annotated[
+        Path | None, typer.Option("--source", help="Taxi Parquet file or folder; else RTLAKE_TLC_DIR, else made up.")
+    ] = None,
+    synthetic: Annotated[bool, typer.Option("--synthetic", help="Make the trips up in any case.")] = False,
+    mode: Annotated[
+        str | None, typer.Option("--mode", help="batch or streaming; the pipeline's own by default.")
+    ] = None,
+    exclusive: Annotated[
+        bool, typer.Option("--exclusive", help="Stop services that a pipeline does not need, but Airflow's.")
+    ] = False,
+    cold: Annotated[bool, typer.Option("--cold", help="Stop the services that it needs first.")] = False,
+    seed: Annotated[int, typer.Option("--seed", help="Of what is made up.")] = 1,
+    results: Annotated[Path | None, typer.Option("--results", help="Folder of the records.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False,
+) -> None:
+    """Run pipelines, measure every stage, check every row, leave a record of each run."""
+    from airflow_provider_rtlake.bench.drive import Wish, drive
+
+    chosen = select(pipelines)
+    wish = Wish(events, source, synthetic, seed, mode, exclusive, cold)
+    records, told = [], Console(stderr=True, highlight=False)
+    for number in range(1, runs + 1):
+        for one in chosen:
+            told.print(f"{one.id} {one.title}, run {number} of {runs}", markup=False)
+            record = drive(one, wish, results, lambda text: told.print(f"  {text}", markup=False))
+            records.append(record)
+            figures = record.figures()
+            told.print(
+                f"  {record.status}: " + ", ".join(f"{k} {v}" for k, v in figures.items() if v is not None),
+                markup=False,
+            )
+    failed = [record for record in records if record.status != "success"]
+    if as_json:
+        answer = {"ok": not failed, **records[-1].figures(), "runs": [record.figures() for record in records]}
+        typer.echo(json.dumps(answer))
+    if failed:
+        raise RtlakeError(f"{len(failed)} of {len(records)} runs failed: {failed[0].pipeline}: {failed[0].reason}")
+
+
+@app.command("airflow")
+def airflow(
+    what: Annotated[list[str] | None, typer.Argument(help="parse, deploy, gold; by default all.")] = None,
+    runs: Annotated[int, typer.Option("--runs", min=1, help="Of each side.")] = 5,
+    as_json: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False,
+) -> None:
+    """What Airflow costs: reading the DAG files, and running steps as a DAG instead of by hand."""
+    from airflow_provider_rtlake.bench import dags
+    from airflow_provider_rtlake.kit.stack import Stack
+    from airflow_provider_rtlake.kit.verbs import project
+
+    stack, told = Stack.load(), Console(stderr=True, highlight=False)
+    chosen = what or ["parse", "deploy", "gold"]
+    found: dict[str, object] = {}
+    if "parse" in chosen:
+        found["parse"] = dags.parse(stack, project(), runs)
+    compared = [name for name in chosen if name != "parse"]
+    found |= dags.compare(stack, project(), compared, runs, lambda text: told.print(text, markup=False))
+    for name, figures in found.items():
+        typer.echo(f"{name}: {json.dumps(figures)}")
+    if as_json:
+        typer.echo(json.dumps({"ok": True, **found}))
