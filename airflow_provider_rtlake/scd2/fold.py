@@ -88,7 +88,7 @@ class Mark:
     def transaction(self) -> tuple[int, int, int, int]:
         """As of :class:`Change`."""
         where = self.position
-        return where.epoch, where.phase, where.commit, self.tx or 0
+        return where.epoch, where.phase, where.commit, self.tx or 0 if where.phase else where.lsn
 
     @property
     def event(self) -> Event:
@@ -262,18 +262,21 @@ class Fold:
         if mark.kind == "truncate":
             self.counters.truncates += 1
         for key, history in self.histories.items():
-            if history[-1].is_current and key not in tx.rows and self._concerns(mark, key, history[-1]):
+            if history[-1].is_current and key not in tx.rows and self._concerns(mark, key):
                 self._rows(tx, key)
         for key, rows in tx.rows.items():
-            if rows:
+            if rows and self._concerns(mark, key):
                 rows.clear()
                 tx.last[key] = mark
 
-    def _concerns(self, mark: Mark, key: str, current: Version) -> bool:
+    def _concerns(self, mark: Mark, key: str) -> bool:
+        """A truncate concerns every key; the end of a snapshot those that were not seen in it."""
         if mark.kind == "truncate":
             return True
         since = mark.since or Position(mark.position.epoch, SNAPSHOT, 0, 0)
-        return max(self._seen.get(key, current.last_position), current.last_position) < since
+        history = self.histories.get(key)
+        last = history[-1].last_position if history else since
+        return max(self._seen.get(key, last), last) < since
 
     def _change(self, tx: _Transaction, change: Change) -> None:
         key = change.key

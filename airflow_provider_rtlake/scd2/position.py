@@ -6,7 +6,6 @@ import json
 from typing import Any, NamedTuple
 
 SNAPSHOT, STREAM = 0, 1
-_LAST = 10**20 - 1  # larger than any 64-bit log position, and as wide as the text form allows
 
 
 class Position(NamedTuple):
@@ -37,11 +36,6 @@ class Position(NamedTuple):
         """
         epoch, phase, commit, lsn = text.split("-")
         return cls(int(epoch), int(phase), int(commit), int(lsn))
-
-    @classmethod
-    def end_of_snapshot(cls, epoch: int) -> Position:
-        """After every snapshot row of an epoch and before its first streamed change."""
-        return cls(epoch, SNAPSHOT, _LAST, _LAST)
 
 
 def epoch_number(header: str | None) -> int:

@@ -178,6 +178,6 @@ def _assign(groups: Mapping[Transaction, SnapshotGroup], ends: Sequence[Snapshot
 
 
 def _mark(result: SnapshotVerdict, since: Position, ts: int, reached: Position | None) -> None:
-    where = Position.end_of_snapshot(since.epoch)
-    if reached is None or where > reached:
-        result.marks.append(Mark("snapshot", where, None, ts, since=since))
+    # In the transaction of the snapshot's rows, behind them: a later attempt of the same epoch comes after it.
+    if reached is None or since > reached:
+        result.marks.append(Mark("snapshot", since, None, ts, since=since))

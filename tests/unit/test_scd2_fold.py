@@ -542,6 +542,20 @@ def test_property_19_a_snapshot_that_began_again_closes_what_only_its_first_atte
     assert spans(table, 1) == [("x", 100, None, False)]
 
 
+def test_property_19_a_snapshot_that_begins_again_after_it_was_published_closes_what_is_gone() -> None:
+    source, table = Source(), Memory()
+    source.rows = {number: {"id": number, "a": "x", "b": None, "big": None, "note": None, "c": 0} for number in (1, 2)}
+    table.merge(source.snapshot(100, lsn=100))
+    del source.rows[2]
+    source.rows[1]["a"] = "y"
+    table.merge(source.snapshot(150, lsn=140))
+    assert spans(table, 1) == [("x", 100, 150, False), ("y", 150, None, False)]
+    assert spans(table, 2) == [("x", 100, 150, True)]
+    assert table.everything()[key(2)][0].closed is not None
+    table.merge(source.begin(160, lsn=120).update(1, a="z").commit())
+    assert [found[0] for found in spans(table, 1)] == ["x", "y", "z"]
+
+
 def test_what_is_no_change_is_told_apart_and_stops_nothing() -> None:
     good = Source().begin(1).insert(1, a="x").commit()
     changes, unread = Memory().reader.read_all([good[0]._replace(payload="{", topic_offset=77), *good])

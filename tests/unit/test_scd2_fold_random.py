@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import random
 from typing import Any
 
@@ -16,6 +17,7 @@ from tests.scd2_memory import Memory
 from tests.scd2_source import Source, Transaction
 
 KEYS = 4
+EXAMPLES = int(os.environ.get("RTLAKE_TEST_EXAMPLES", "300"))
 TEXTS = ["x", "y", "", None]
 
 
@@ -143,7 +145,7 @@ def _again(dice: random.Random, transactions: list[list[Any]]) -> list[list[Any]
     ]
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
+@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
 @given(seed=st.integers(0, 2**48), full=st.booleans(), type1=st.booleans(), lose=st.booleans())
 def test_property_3_any_split_order_and_redelivery_gives_the_history_of_the_source(
     seed: int, full: bool, type1: bool, lose: bool

@@ -34,7 +34,7 @@ def test_property_19_a_snapshot_waits_for_as_many_keys_as_the_connector_read() -
     assert made(found[:3], [end]).ready == []
     assert made(found[:3] + found[:1], [end]).ready == []  # redelivered rows are not counted twice
     whole = made(found, [end])
-    assert (len(whole.ready), [mark.position for mark in whole.marks]) == (4, [Position.end_of_snapshot(2)])
+    assert (len(whole.ready), [mark.position for mark in whole.marks]) == (4, [Position(2, 0, 0, 90)])
     assert whole.marks[0].since == Position(2, 0, 0, 90)
     assert (whole.snapshots.order, whole.snapshots.left) == (7, [])
 
@@ -51,7 +51,7 @@ def test_property_19_a_sign_of_the_end_needs_patience_and_is_not_believed_agains
 def test_property_19_a_snapshot_of_an_emptied_table_closes_everything() -> None:
     found = made([], [SnapshotEnd(7, 2, 0, 50)])
     assert [(mark.kind, mark.ts, mark.since) for mark in found.marks] == [("snapshot", 50, Position(2, 0, 0, 0))]
-    assert found.reached == Position.end_of_snapshot(2)
+    assert found.reached == Position(2, 0, 0, 0)
     assert made([], [SnapshotEnd(7, 2, 0, 50)], snapshot_order=7).marks == []
     assert made([], [SnapshotEnd(7, 1, 0, 50)]).marks == []  # within the stream: what is gone was deleted there
 
