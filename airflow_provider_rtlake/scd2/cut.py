@@ -242,6 +242,7 @@ def decide(
     )
     complete.update(result.snapshots.complete)
     result.marks = list(result.snapshots.marks)
+    _give_up_torn(groups, complete, known, patience, result)
     blocked = False
     first_pending: Position | None = None
     for transaction in sorted(groups):
@@ -295,6 +296,24 @@ def _complete(
         behind = barrier is not None and end is not None and end.order >= barrier
         complete[transaction] = whole and not behind
     return complete
+
+
+def _give_up_torn(
+    groups: Mapping[Transaction, Group],
+    complete: dict[Transaction, bool],
+    ends: Mapping[int, TransactionEnd],
+    patience: Patience,
+    result: Decision,
+) -> None:
+    """A transaction that a lost slot tore apart never gets its END. The snapshot of the new slot makes it good, so both
+    are published together, as soon as the patience for signs is spent."""
+    whole = [mark.position.epoch for mark in result.marks if complete.get(mark.transaction, True)]
+    newest = max(whole, default=0)
+    for transaction, group in groups.items():
+        torn = not complete[transaction] and not group.snapshot and transaction[3] not in ends
+        if torn and transaction[0] < newest and patience.spent_on_snapshot(group.arrived):
+            complete[transaction] = True
+            result.forced += 1
 
 
 def _advance(

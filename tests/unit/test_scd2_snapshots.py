@@ -65,6 +65,17 @@ def test_property_19_of_two_attempts_the_last_one_counts() -> None:
     assert both.ready == []  # the first attempt took the only end
 
 
+def test_property_22_a_transaction_that_a_lost_slot_tore_apart_goes_with_the_new_snapshot() -> None:
+    source = Source()
+    source.commit_lsn = 700
+    torn = source.begin(90).insert(8, a="x").commit()
+    end = SnapshotEnd(7, 2, 2, 50)
+    assert made(torn + rows(2), [end]).ready == []  # its END may still come
+    found = made(torn + rows(2), [end], SIGN_SPENT)
+    assert (len(found.ready), found.forced, len(found.marks)) == (3, 1, 1)
+    assert made(torn + rows(1), [end], SIGN_SPENT).ready == []  # the snapshot is not whole
+
+
 def test_notifications_are_read_as_they_are_stored() -> None:
     row = {"topic_offset": 7, "type": "TABLE_SCAN_COMPLETED", "status": "SUCCEEDED", "data_collection": COLLECTION}
     row |= {"epoch": '"2:77:1"', "row_count": 4, "kafka_ts": 50}
