@@ -18,6 +18,8 @@ from airflow_provider_rtlake.lanes.removed import epoch_mark, send_removals, tru
 from airflow_provider_rtlake.lanes.topics import make_missing, realtime_topics
 from airflow_provider_rtlake.streams.model import Stream
 
+_ATTEMPTS = 3  # what is sent twice is equal
+
 
 class Incomplete(TransientError):
     """A refilled topic did not take every change."""
@@ -79,7 +81,7 @@ def backfill(
         count = _length(kafka, topic)
         say(f"sending {count} changes")
         if count:
-            _refill(client, kafka, stream, lane, topic, count, timeout)
+            _refill(client, kafka, stream, lane, topic, count, timeout, say)
     finally:
         kafka.delete([topic])
     removed = _repair(kafka, stream)
@@ -90,17 +92,28 @@ def backfill(
 
 
 def _refill(
-    client: FlinkClient, kafka: KafkaClient, stream: Stream, lane: Lane, topic: str, count: int, timeout: float
+    client: FlinkClient,
+    kafka: KafkaClient,
+    stream: Stream,
+    lane: Lane,
+    topic: str,
+    count: int,
+    timeout: float,
+    say: Callable[[str], None],
 ) -> None:
+    """Send everything, and look whether it has arrived: a topic that was made just now may lose what comes first."""
     history = str(stream.history_topic)
-    before = _length(kafka, history)
-    _run(client, refill_job(stream, lane.job, topic), timeout)
-    taken = _length(kafka, history) - before
-    if taken < count:
-        raise Incomplete(
-            f"{stream.source}: topic {history} took {taken} of {count} changes; was it deleted and made again "
-            "meanwhile? Run the backfill again"
-        )
+    for _ in range(_ATTEMPTS):
+        before = _length(kafka, history)
+        _run(client, refill_job(stream, lane.job, topic), timeout)
+        taken = _length(kafka, history) - before
+        if taken >= count:
+            return
+        say(f"topic {history} took {taken} of {count} changes; sending them again")
+    raise Incomplete(
+        f"{stream.source}: topic {history} took {taken} of {count} changes, {_ATTEMPTS} times; is it deleted and made "
+        "again meanwhile? Run the backfill again"
+    )
 
 
 def _run(client: FlinkClient, job: RenderedJob, timeout: float) -> None:
