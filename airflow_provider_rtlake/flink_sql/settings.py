@@ -71,7 +71,9 @@ class LaneSettings:
             "sink.delivery-guarantee": "at-least-once",
             "properties.linger.ms": "5",
             "properties.compression.type": "lz4",
-            "properties.max.request.size": "10485760",
+            # More than Connect's 32 MB: a change that came in must never be too large to go on
+            "properties.max.request.size": "41943040",
+            "properties.buffer.memory": "67108864",
         }
 
     def catalog_ddl(self) -> str:
