@@ -107,7 +107,12 @@ def drive(pipeline: Pipeline, wish: Wish, results: Path | None, told: Callable[[
     :param results: folder of all runs; see :func:`results_folder`.
     :param told: told what happens.
     """
-    run = begin(pipeline, wish, results_folder(results), told)
+    folder = results_folder(results)
+    if "airflow" in pipeline.needs:
+        from airflow_provider_rtlake.bench import by_airflow
+
+        return by_airflow.run(pipeline, wish, folder, told)
+    run = begin(pipeline, wish, folder, told)
     try:
         if wish.cold and pipeline.needs:
             with run.stage("services") as account:

@@ -67,7 +67,8 @@ class Stream:
             events.createOrReplaceTempView("raw_events")
             bronze = spark.sql(
                 "SELECT partition AS kafka_partition, offset AS kafka_offset, "
-                "CAST(timestamp AS TIMESTAMP_NTZ) AS ingested_at, CAST(key AS STRING) AS message_key, CAST(value AS STRING) AS payload FROM raw_events"
+                "CAST(timestamp AS TIMESTAMP_NTZ) AS ingested_at, CAST(key AS STRING) AS message_key, "
+                "CAST(value AS STRING) AS payload FROM raw_events"
             )
             bronze.createOrReplaceTempView("bronze_rows")
             spark.sql(

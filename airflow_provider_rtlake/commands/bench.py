@@ -93,3 +93,42 @@ def airflow(
         typer.echo(f"{name}: {json.dumps(figures)}")
     if as_json:
         typer.echo(json.dumps({"ok": True, **found}))
+
+
+@app.command("generator")
+def generator(
+    events: Annotated[int, typer.Option("--events", min=1000, help="Of each run.")] = 240_000,
+    runs: Annotated[int, typer.Option("--runs", min=1, help="Of each of the two, in turn.")] = 5,
+    source: Annotated[Path | None, typer.Option("--source", help="As for run.")] = None,
+    synthetic: Annotated[bool, typer.Option("--synthetic", help="As for run.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False,
+) -> None:
+    """Compare the event generator with a row-by-row json.dumps loop: same client, same settings, same rows."""
+    import statistics
+
+    from airflow_provider_rtlake.bench import generator as events_generator
+    from airflow_provider_rtlake.bench import source as sources
+    from airflow_provider_rtlake.bench.drive import results_folder
+    from airflow_provider_rtlake.bench.machine import describe
+    from airflow_provider_rtlake.kit.stack import Stack
+
+    machine = describe()
+    given = sources.prepare(results_folder() / "events", events=events, source=source, synthetic=synthetic)
+    config = {"bootstrap.servers": Stack.load().kafka_bootstrap}
+    found = events_generator.compare(config, given.path, topic="taxi.bench_generator", runs=runs)
+    medians = {name: statistics.median(values) for name, values in found.items()}
+    answer = {
+        "ok": True,
+        "events": events,
+        "per_second": found,
+        "median": medians,
+        "ratio": round(medians["generator"] / medians["row_by_row"], 2),
+        "load_before": machine.load_before,
+        "quiet": machine.quiet,
+    }
+    if as_json:
+        typer.echo(json.dumps(answer))
+        return
+    for name, values in found.items():
+        typer.echo(f"{name}: median {medians[name]:,.0f} events/s ({min(values):,.0f} to {max(values):,.0f})")
+    typer.echo(f"ratio {answer['ratio']}; load before {machine.load_before}")
