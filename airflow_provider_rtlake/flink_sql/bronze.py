@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from airflow_provider_rtlake.flink_sql.job import KafkaSource, RenderedJob
 from airflow_provider_rtlake.flink_sql.quoting import literal, options, table
 from airflow_provider_rtlake.flink_sql.settings import CATALOG, LaneSettings
@@ -79,6 +81,8 @@ _NOTIFICATION_REASON = f"""CASE
     WHEN {_NOT_AN_ENVELOPE}
     WHEN `type` IS NULL THEN CASE WHEN `payload` IS JSON OBJECT THEN 'no type' ELSE 'payload is not JSON' END
   END"""
+
+_RARE_MS = 5000  # notifications are few, and each checkpoint has its price
 
 _COLUMNS = {
     "topic": "STRING",
@@ -213,7 +217,7 @@ FROM `judged` WHERE `reason` IS NULL"""
         fields=_NOTIFICATION_FIELDS,
         reason=_NOTIFICATION_REASON,
         inserts=[f"INSERT INTO {table(name, CATALOG)}\n{good}"],
-        settings=settings,
+        settings=replace(settings, bronze_interval_ms=max(settings.bronze_interval_ms, _RARE_MS)),
     )
 
 
