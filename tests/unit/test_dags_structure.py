@@ -89,6 +89,7 @@ def test_a_merge_is_checked_after_it_is_published(declared: Path) -> None:
         "checks.freshness",
         "checks.dead_letters",
         "checks.unread",
+        "pinot_removed_rows",
     }
     assert dag.get_task("merge").pool == dag_factories.SPARK_POOL
 
