@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import signal
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -22,7 +21,6 @@ from airflow_provider_rtlake.exceptions import UserError
 from airflow_provider_rtlake.kit.stack import Stack
 from airflow_provider_rtlake.monitoring import probes
 from airflow_provider_rtlake.monitoring.board import Board, Probe
-from airflow_provider_rtlake.monitoring.catalogue import Sample
 from airflow_provider_rtlake.monitoring.history import Histories
 from airflow_provider_rtlake.monitoring.statsd import Statsd, serve
 from airflow_provider_rtlake.monitoring.topics import Brokers
@@ -45,20 +43,25 @@ def make_probes(stack: Stack, connectors: Path, *, seconds: float = 15.0) -> lis
     ]
     if "connect" in installed:
         connect = KafkaConnectClient(stack.connection("rtlake_kafka_connect").url)
-        found.append(Probe("connect", lambda: probes.connectors(connect, declared), seconds))
+        found.append(Probe("connect", lambda: probes.connectors(connect, declared), seconds, connect.close))
     if "flink" in installed:
         flink = FlinkClient(stack.connection("rtlake_flink").url)
-        found.append(Probe("flink", lambda: probes.flink(flink, declared), seconds))
+        found.append(Probe("flink", lambda: probes.flink(flink, declared), seconds, flink.close))
     if "kafka" in installed:
         kafka = KafkaClient({"bootstrap.servers": stack.kafka_bootstrap, "log_level": 0}, timeout=10.0)
         for_lanes, for_letters = Brokers(stack.kafka_bootstrap), Brokers(stack.kafka_bootstrap)
         letters = probes.DeadLetters(kafka, for_letters, declared)
-        found.append(Probe("lanes", lambda: probes.lanes(for_lanes, declared), seconds))
-        found.append(Probe("dead_letters", letters.ask, 2 * seconds))
+        found.append(Probe("lanes", lambda: probes.lanes(for_lanes, declared), seconds, for_lanes.close))
+        found.append(Probe("dead_letters", letters.ask, 2 * seconds, for_letters.close))
     if {"kafka", "pinot"} <= installed:
         pinot = PinotController.connect(stack.connection("rtlake_pinot").url)
         for_pinot = Brokers(stack.kafka_bootstrap)
-        found.append(Probe("pinot", lambda: probes.pinot(pinot, for_pinot), 2 * seconds))
+
+        def close() -> None:
+            pinot.close()
+            for_pinot.close()
+
+        found.append(Probe("pinot", lambda: probes.pinot(pinot, for_pinot), 2 * seconds, close))
     if {"nessie", "trino"} <= installed:
         found.append(_history(stack, declared, 2 * seconds))
     return found
@@ -68,10 +71,7 @@ def _history(stack: Stack, declared: probes.Declared, seconds: float) -> Probe:
     nessie = NessieClient(f"{stack.connection('rtlake_nessie').url}/api/v2")
     histories = Histories(nessie, Access(stack).trino, declared.streams)
 
-    def ask() -> Iterator[Sample]:
-        return histories.ask()
-
-    return Probe("history", ask, seconds)
+    return Probe("history", histories.ask, seconds, nessie.close)
 
 
 def main(

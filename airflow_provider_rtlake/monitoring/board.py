@@ -25,11 +25,13 @@ class Probe:
     :param name: label of ``rtlake_probe_up``.
     :param ask: gives the figures, or raises.
     :param seconds: pause between two rounds.
+    :param close: ends what it keeps open.
     """
 
     name: str
     ask: Callable[[], Iterable[Sample]]
     seconds: float
+    close: Callable[[], None] = lambda: None
 
 
 @dataclass
@@ -81,6 +83,11 @@ class Board:
         for thread in threads:
             thread.start()
         return threads
+
+    def close(self) -> None:
+        """End what the probes keep open; to be called when no round is under way."""
+        for probe in self.probes:
+            probe.close()
 
     def _loop(self, probe: Probe, stop: threading.Event) -> None:
         while not stop.is_set():
