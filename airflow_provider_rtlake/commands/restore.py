@@ -26,11 +26,11 @@ def restore(
         typer.echo(f"{folder}: {len(manifest.files)} files as they were written at {manifest.made}")
         return
     home = default_home()
-    manifest, variables = backup.prepare(folder, home)
-    plain = {k: v for k, v in variables.items() if k != "supervisor"}
+    manifest = backup.prepare(folder, home)
+    plain = {k: v for k, v in manifest.settings.items() if k != "supervisor"}
     verbs.say("installing, without starting anything")
     playbook.run(home, verbs.project(), plain, manifest.supervisor, verbs.say, skip="run")
     verbs.say("bringing data back")
     backup.unpack(folder, manifest, home, verbs.say)
-    verbs.bring_up(home, variables, manifest.supervisor, converge=True)
+    verbs.bring_up(home, plain, manifest.supervisor, converge=True)
     verbs.say(f"restored to {manifest.made} after {time.monotonic() - started:.0f} s")

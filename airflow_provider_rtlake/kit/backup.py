@@ -51,6 +51,7 @@ class Manifest:
 
     :param home: RTLAKE_HOME that it was made of: paths and ports are in the data.
     :param made: UTC time.
+    :param settings: what was chosen, see :mod:`~airflow_provider_rtlake.kit.settings`.
     :param lsn: the source's position at the end of its base backup.
     :param files: name → (bytes, sha256).
     """
@@ -58,8 +59,7 @@ class Manifest:
     home: str
     made: str
     supervisor: str
-    port_offset: int
-    components: tuple[str, ...]
+    settings: dict[str, Any]
     lsn: str | None
     files: dict[str, tuple[int, str]]
 
@@ -96,13 +96,12 @@ def back_up(
             )
     finally:
         resume(stack)
-    files["secrets.tar"] = _archive(target / "secrets.tar", stack.home, ["secrets", "etc/settings.json"], ())
+    files["secrets.tar"] = _archive(target / "secrets.tar", stack.home, ["secrets"], ())
     manifest = Manifest(
         home=str(stack.home),
         made=made.isoformat(timespec="seconds"),
         supervisor=stack.supervisor,
-        port_offset=stack.port_offset,
-        components=stack.components,
+        settings=settings.load(stack.home),
         lsn=lsn,
         files=files,
     )
@@ -186,7 +185,7 @@ def read_manifest(folder: Path) -> Manifest:
     if data.pop("format") != FORMAT:
         raise BackupRefused(f"{path}: made by another version of rtlake")
     files = {name: (int(size), str(digest)) for name, (size, digest) in data.pop("files").items()}
-    return Manifest(files=files, components=tuple(data.pop("components")), **data)
+    return Manifest(files=files, **data)
 
 
 def verify(folder: Path) -> Manifest:
@@ -209,8 +208,8 @@ def verify(folder: Path) -> Manifest:
     return manifest
 
 
-def prepare(folder: Path, home: Path) -> tuple[Manifest, dict[str, Any]]:
-    """Verify, and bring secrets and choices to an empty home; returns the manifest and the variables for the playbook.
+def prepare(folder: Path, home: Path) -> Manifest:
+    """Verify, and bring the secrets to an empty home.
 
     :param folder: a backup.
     :param home: RTLAKE_HOME.
@@ -225,7 +224,7 @@ def prepare(folder: Path, home: Path) -> tuple[Manifest, dict[str, Any]]:
     home.mkdir(parents=True, exist_ok=True)
     _unpack(folder / "secrets.tar", home)
     (home / "secrets").chmod(0o700)
-    return manifest, settings.load(home)
+    return manifest
 
 
 def unpack(folder: Path, manifest: Manifest, home: Path, say: Say) -> None:

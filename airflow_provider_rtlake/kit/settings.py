@@ -37,12 +37,25 @@ def load(home: Path) -> dict[str, Any]:
     try:
         data = json.loads(settings_path(home).read_text())
     except FileNotFoundError:
-        return {}
+        return _of_stack(home)
     except ValueError as error:
         raise UserError(f"{settings_path(home)} is no valid JSON ({error}); mend or remove it") from error
     if not isinstance(data, dict):
         raise UserError(f"{settings_path(home)} must hold one JSON object; mend or remove it")
     return data
+
+
+def _of_stack(home: Path) -> dict[str, Any]:
+    """What an installation by ``ansible-playbook`` chose: it remembers nothing itself."""
+    try:
+        data = json.loads((home / "etc" / "stack.json").read_text())
+        return {
+            "rtlake_components": data["components"],
+            "rtlake_port_offset": data["port_offset"],
+            "supervisor": data["supervisor"],
+        }
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
 
 
 def save(home: Path, variables: dict[str, Any]) -> None:

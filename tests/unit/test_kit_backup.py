@@ -50,8 +50,8 @@ def gone(stack: Stack) -> Path:
 def test_what_was_there_comes_back(taken: tuple[Stack, Path]) -> None:
     stack, folder = taken
     home = gone(stack)
-    manifest, variables = backup.prepare(folder, home)
-    assert variables == {"rtlake_port_offset": 5}
+    manifest = backup.prepare(folder, home)
+    assert manifest.settings == {"rtlake_port_offset": 5}
     backup.unpack(folder, manifest, home, lambda _: None)
     for part in ("var/kafka/data/log", "var/kafka/data/index", "var/s3proxy/object", "secrets/s3"):
         assert (home / part).read_bytes() == (home.with_name("lost") / part).read_bytes(), part
@@ -89,7 +89,7 @@ def test_a_shortened_file_is_refused(taken: tuple[Stack, Path]) -> None:
 
 def test_a_changed_manifest_is_refused(taken: tuple[Stack, Path]) -> None:
     path = taken[1] / backup.MANIFEST
-    path.write_text(path.read_text().replace('"port_offset": 5', '"port_offset": 6'))
+    path.write_text(path.read_text().replace('"rtlake_port_offset": 5', '"rtlake_port_offset": 6'))
     with pytest.raises(backup.BackupRefused, match="was changed"):
         backup.verify(taken[1])
 
