@@ -65,6 +65,15 @@ def test_names_and_units_are_prometheus_style() -> None:
         assert metric.help
 
 
+def test_every_metric_is_documented_as_it_is() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "monitoring.md").read_text()
+    rows = {
+        f"| `{name}{'_total' if metric.kind == 'counter' else ''}` | {', '.join(metric.labels)} | {metric.help} |"
+        for name, metric in METRICS.items()
+    }
+    assert rows <= set(page.splitlines())
+
+
 def test_an_answer_becomes_text_that_prometheus_reads() -> None:
     samples = [
         Sample("rtlake_flink_job_restarts", 3, ("bronze.mydb.public.a",)),
