@@ -15,6 +15,8 @@ from airflow_provider_rtlake.exceptions import TerminalError
 PROFILE = "rtlake_taxi"
 DATABASE_VARIABLE = "RTLAKE_TAXI_DATABASE"
 EXPORTS_VARIABLE = "RTLAKE_TAXI_EXPORTS"
+SPARK_APPLICATION = Path(__file__).parent / "dbt_spark_app.py"
+SPARK_RESULT = "dbt-spark.json"  # what it leaves in its folder
 SCHEMA_VARIABLE = "RTLAKE_TAXI_SCHEMA"
 _KINDS = {"model": "models", "test": "tests", "unit_test": "unit_tests", "seed": "seeds", "snapshot": "snapshots"}
 
@@ -79,9 +81,18 @@ def build(
 
     with _environment({**environment(database), **(variables or {})}), _output(target(database) / "build.log"):
         done = dbtRunner().invoke(["--log-level", "info", "--no-use-colors", *arguments(months, engine=engine)])
+    _let_go(engine)
     if done.exception is not None:
         raise DbtFailed(f"dbt: {done.exception}")
     return result(target(database) / "run_results.json")
+
+
+def _let_go(engine: str) -> None:
+    """Close the DuckDB file: dbt keeps it open, with settings of its own, as long as the process lives."""
+    if engine == "duckdb":
+        from dbt.adapters.duckdb.connections import DuckDBConnectionManager
+
+        DuckDBConnectionManager.close_all_connections()
 
 
 def result(path: Path) -> DbtResult:

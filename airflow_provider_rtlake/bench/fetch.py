@@ -77,13 +77,11 @@ def _fetch(client: httpx.Client, url: str, path: Path) -> None:
                     file.write(chunk)
     except httpx.HTTPStatusError as error:
         status = error.response.status_code
-        raise UserError(
-            f"{url}: answered {status}; is that month published?"
-        ) from None
+        raise UserError(f"{url}: answered {status}; is that month published?") from None
     except httpx.HTTPError as error:
         part.unlink(missing_ok=True)
         raise UserError(
-            f"{url}: not reachable from here ({error}). Bring the files from elsewhere and name their folder with --source "
+            f"{url}: not reachable from here ({error}). Bring the files and name their folder with --source "
             f"or {DIRECTORY_VARIABLE}, name a mirror with {URL_VARIABLE}, or make trips up with --synthetic"
         ) from None
     try:

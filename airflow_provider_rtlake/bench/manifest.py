@@ -1,4 +1,4 @@
-"""The rules of dbt-project-evaluator, checked on a project's manifest: its package comes from a hub that not all reach."""
+"""The rules of dbt-project-evaluator on a project's manifest: its package comes from a hub, which not all reach."""
 
 from __future__ import annotations
 

@@ -110,6 +110,7 @@ def _timed(asker: Asker, name: str) -> tuple[list[float], queries.Answer]:
 
 
 def _check(stack: Engine, account: Account) -> None:
+    stack.count_hops(account)
     with duckdb.connect(str(stack.database), read_only=True) as connection:
         rows, found = connection.execute(silver.checksum("silver.trips")).fetchone() or (0, "")
     reference = stack.events.reference
@@ -117,7 +118,8 @@ def _check(stack: Engine, account: Account) -> None:
         raise CheckFailed(
             f"silver has {rows} rows and checksum {found}, the reference {reference.rows_out} and {reference.checksum}"
         )
-    hops = [hop for outcome in stack.run.outcomes() for hop in outcome.hops if hop.name == TO_SILVER]
+    counted = [*account.hops, *(hop for outcome in stack.run.outcomes() for hop in outcome.hops)]
+    hops = [hop for hop in counted if hop.name == TO_SILVER]
     rejected = {reason: count for hop in hops for reason, count in hop.rejected.items() if count}
     if rejected != reference.rejected:
         raise CheckFailed(f"rejected {rejected}, the reference {reference.rejected}")

@@ -11,9 +11,13 @@ from rich.console import Console
 from rich.table import Table
 
 from airflow_provider_rtlake.bench.catalog import PIPELINES, TIERS, select
+from airflow_provider_rtlake.commands.bench_scd2 import scd2
 from airflow_provider_rtlake.exceptions import RtlakeError
 
 app = typer.Typer(no_args_is_help=True, help="Benchmark pipelines: run and measure them.", rich_markup_mode=None)
+
+
+app.command("scd2")(scd2)
 
 
 @app.command("list")
@@ -132,3 +136,44 @@ def generator(
     for name, values in found.items():
         typer.echo(f"{name}: median {medians[name]:,.0f} events/s ({min(values):,.0f} to {max(values):,.0f})")
     typer.echo(f"ratio {answer['ratio']}; load before {machine.load_before}")
+
+
+@app.command("dbt-spark")
+def dbt_spark(
+    events: Annotated[int, typer.Option("--events", min=100, help="How many.")] = 10_000,
+    source: Annotated[Path | None, typer.Option("--source", help="As for run.")] = None,
+    synthetic: Annotated[bool, typer.Option("--synthetic", help="As for run.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False,
+) -> None:
+    """Build and test the dbt project on Spark, in tables of its own: no service takes part."""
+    import os
+    import subprocess
+    import tempfile
+
+    from airflow_provider_rtlake.bench import source as sources
+    from airflow_provider_rtlake.bench.dbt import SPARK_APPLICATION, SPARK_RESULT
+    from airflow_provider_rtlake.bench.drive import results_folder
+    from airflow_provider_rtlake.bench.record import DbtResult
+    from airflow_provider_rtlake.kit.stack import default_home
+    from airflow_provider_rtlake.scd2.submit import environment
+
+    given = sources.prepare(results_folder() / "events", events=events, source=source, synthetic=synthetic)
+    with tempfile.TemporaryDirectory(prefix="rtlake-dbt-spark-") as folder:
+        done = subprocess.run(
+            ["spark-submit", str(SPARK_APPLICATION), str(given.path), folder, *given.source.months],
+            env={**os.environ, **environment(default_home())},
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        told = Path(folder) / SPARK_RESULT
+        if not told.exists():
+            raise RtlakeError(f"dbt on Spark ended with {done.returncode}:\n{done.stdout[-3000:]}")
+        found = DbtResult.model_validate_json(told.read_bytes())
+    figures = found.model_dump(exclude={"nodes"})
+    typer.echo(json.dumps({"ok": not found.failed, **figures}) if as_json else figures)
+    if found.failed:
+        raise RtlakeError(f"{found.failed} nodes failed on Spark:\n{done.stdout[-3000:]}")

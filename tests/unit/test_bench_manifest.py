@@ -50,7 +50,8 @@ def good() -> dict[str, Any]:
             children[key].append(name)
     age = {"count": 1, "period": "day"}
     source = {
-        "name": "a", "description": "Rows.", "source_description": "S.", "freshness": {"warn_after": age, "error_after": age},
+        "name": "a", "description": "Rows.", "source_description": "S.",
+        "freshness": {"warn_after": age, "error_after": age},
     }  # fmt: skip
     exposure = {"name": "e", "depends_on": {"nodes": ["model.p.fct_a"]}}
     return {

@@ -60,6 +60,9 @@ class Engine:
         """Make ``silver.trips`` in the DuckDB file from what the stack wrote, for dbt and for the checksum."""
         raise NotImplementedError
 
+    def count_hops(self, account: Account) -> None:
+        """Rows at every hop that no earlier stage has counted."""
+
     def askers(self) -> list[Asker]:
         """Who answers the questions."""
         return [Asker("DuckDB", self.ask_duckdb)]

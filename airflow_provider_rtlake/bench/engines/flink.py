@@ -76,7 +76,6 @@ class Flink(KafkaLake):
         if watch.first and watch.last:
             account.measures["first_row_visible_seconds"] = round(watch.first - begin, 3)
             account.measures["last_row_visible_seconds"] = round(watch.last - begin, 3)
-        self.count_hops(account)
 
 
 def _watch(watch: lake.Watch, done: threading.Event) -> None:

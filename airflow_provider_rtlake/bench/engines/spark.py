@@ -47,7 +47,6 @@ class Spark(KafkaLake):
             "last_row_visible_seconds": round(result["last"] - begin, 3),
             "micro_batches": int(result["batches"]),
         }
-        self.count_hops(account)
 
     def _submit(self, what: str, request: dict[str, Any]) -> dict[str, Any]:
         asked, answered = self.run.folder / f"spark-{what}.json", self.run.folder / f"spark-{what}-result.json"
