@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 import yaml
-from flask import g
 from flask_migrate import upgrade
 from superset.app import create_app
 
@@ -22,12 +21,14 @@ def main(assets: Path, password: str) -> None:
     """
     app = create_app()
     with app.app_context():
-        from superset import security_manager
-        from superset.commands.importers.v1.assets import ImportAssetsCommand
-
+        # They exist only within an application.
         import superset
+        from superset import appbuilder, security_manager
+        from superset.commands.importers.v1.assets import ImportAssetsCommand
+        from superset.utils.core import override_user
 
         upgrade(directory=str(Path(superset.__file__).parent / "migrations"))
+        appbuilder.add_permissions(update_perms=True)
         security_manager.sync_role_definitions()
         user = security_manager.find_user("admin")
         if user is None:
@@ -35,10 +36,10 @@ def main(assets: Path, password: str) -> None:
             user = security_manager.add_user("admin", "RTLake", "Admin", "admin@localhost", role, password=password)
         else:
             security_manager.reset_password(user.id, password)
-        g.user = user
         files = {str(path.relative_to(assets)): path.read_text() for path in sorted(assets.rglob("*.yaml"))}
         files["metadata.yaml"] = yaml.safe_dump({"version": "1.0.0", "type": "assets"})
-        ImportAssetsCommand(files).run()
+        with override_user(user):
+            ImportAssetsCommand(files).run()
     print(f"superset: {len(files) - 1} assets imported")
 
 
