@@ -112,12 +112,17 @@ def _decimal(value: Any) -> str:
 
 def _double(value: Any) -> str:
     special = _SPECIAL.get(str(value).lower())
-    return special or repr(float(value))
+    return special or repr(float(value) + 0.0)  # SQL says that -0.0 = 0.0, and Pinot keeps one of them
+
+
+def _one_zero(text: str) -> str:
+    """A number for Pinot, which knows no negative zero; equal to the other one for SQL too."""
+    return "0.0" if text == "-0.0" else text
 
 
 def _real(value: Any) -> str:
     special = _SPECIAL.get(str(value).lower())
-    return special or repr(struct.unpack("f", struct.pack("f", float(value)))[0])
+    return special or repr(struct.unpack("f", struct.pack("f", float(value)))[0] + 0.0)
 
 
 def _boolean(value: Any) -> str:
@@ -292,7 +297,7 @@ def realtime(kind: Kind, column: Column, value: Any) -> str | None:
     if text is None or kind not in ("double", "millis"):
         return text
     if kind == "double":
-        return _real(text) if column.type == "real" else _double(text)
+        return _one_zero((_real if column.type == "real" else _double)(text))
     return str(int(text) * 86_400_000 if column.type == "date" else int(text) // 1000)
 
 
@@ -309,7 +314,8 @@ def served(kind: Kind, column: Column, value: Any) -> str | None:
         "int": _integer,
         "long": _integer,
         "millis": _integer,
-        "double": _real if column.type == "real" else _double,  # 1.1 as a real is another double than 1.1
+        # 1.1 as a real is another double than 1.1
+        "double": lambda number: _one_zero((_real if column.type == "real" else _double)(number)),
         "boolean": _boolean,
     }
     if kind == "text" and not column.dimensions:

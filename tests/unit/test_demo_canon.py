@@ -106,6 +106,10 @@ def test_the_realtime_lane_keeps_doubles_and_milliseconds() -> None:
     price, at = Column("price", "numeric", 10, 2), Column("at", "timestamp with time zone")
     assert realtime("double", price, "12.30") == served("double", price, 12.3)
     assert realtime("double", price, "12.30") != served("double", price, 12.31)
+    assert realtime("double", Column("f", "double precision"), "-0") == served("double", price, 0.0), (
+        "one zero in Pinot"
+    )
+    assert realtime("double", Column("d", "double precision"), "-0") == served("double", price, 0.0)
     small = Column("r", "real")  # 1.1 travels as the text 1.1, and Pinot keeps the double of it
     assert realtime("double", small, "1.1") == served("double", small, 1.1)
     assert realtime("double", small, "1.1") != served("double", small, 1.1001)
