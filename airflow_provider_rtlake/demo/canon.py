@@ -112,7 +112,7 @@ def _decimal(value: Any) -> str:
 
 def _double(value: Any) -> str:
     special = _SPECIAL.get(str(value).lower())
-    return special or repr(float(value) + 0.0)  # SQL says that -0.0 = 0.0, and Pinot keeps one of them
+    return special or repr(float(value))
 
 
 def _one_zero(text: str) -> str:
@@ -122,7 +122,7 @@ def _one_zero(text: str) -> str:
 
 def _real(value: Any) -> str:
     special = _SPECIAL.get(str(value).lower())
-    return special or repr(struct.unpack("f", struct.pack("f", float(value)))[0] + 0.0)
+    return special or repr(struct.unpack("f", struct.pack("f", float(value)))[0])
 
 
 def _boolean(value: Any) -> str:
