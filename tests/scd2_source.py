@@ -66,7 +66,11 @@ class Source:
         """Start a transaction that will commit at ``ts`` (microseconds); its changes are logged from ``lsn`` on."""
         self._tx += 1
         return Transaction(
-            self, self._tx, ts, lsn if lsn is not None else self._lsn, copy.deepcopy(self.rows)
+            self,
+            self._tx,
+            ts,
+            lsn if lsn is not None else self._lsn,
+            {key: dict(row) for key, row in self.rows.items()},
         )
 
     def raw(self, op: str, key: Any, before: Row | None, after: Row | None, **source: Any) -> RawChange:
@@ -100,9 +104,7 @@ class Source:
         for index, (key, row) in enumerate(rows):
             marker = "last" if index == len(rows) - 1 else "true"
             found.append(
-                self.raw(
-                    "r", key, None, dict(row), lsn=lsn or self._lsn, ts_us=ts, snapshot=marker, sequence=None
-                )
+                self.raw("r", key, None, dict(row), lsn=lsn or self._lsn, ts_us=ts, snapshot=marker, sequence=None)
             )
         self.messages.append(found)
         return found

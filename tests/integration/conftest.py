@@ -22,13 +22,16 @@ import trino
 import yaml
 from confluent_kafka.admin import AdminClient
 
+from airflow_provider_rtlake.clients.nessie import NessieClient
 from airflow_provider_rtlake.demo.access import Access, table_name
 from airflow_provider_rtlake.exceptions import UserError
 from airflow_provider_rtlake.kit import health
 from airflow_provider_rtlake.kit.stack import Stack
+from airflow_provider_rtlake.scd2.submit import environment
 from airflow_provider_rtlake.streams.load import load_connectors
 from airflow_provider_rtlake.streams.naming import slug
 from tests.declared import Declared, quoted
+from tests.scd2_lake import LakeTable
 
 PROJECT = Path(__file__).parents[2]
 PORT_OFFSET = 20_000
@@ -168,6 +171,47 @@ def rtlake(stack: Stack) -> Callable[..., str]:
         return done.stdout if ok else done.stdout + done.stderr
 
     return run
+
+
+@pytest.fixture(scope="session")
+def spark(stack: Stack) -> Iterator[Any]:
+    """A session in this process, with the settings and the environment of the installed Spark."""
+    home = Path(environment(stack.home)["PATH"].split(os.pathsep)[0]).parent
+    script = f"set -a; . {home}/conf/spark-env.sh; env -0"
+    told = subprocess.run(["bash", "-c", script], capture_output=True, check=True, text=True).stdout
+    settings = dict(line.split("=", 1) for line in told.split("\0") if "=" in line)
+    kept = {name: settings[name] for name in settings if name.startswith(("AWS_", "JAVA_", "SPARK_"))}
+    os.environ.update(kept, SPARK_HOME=str(home), SPARK_CONF_DIR=str(home / "conf"))
+    libraries = [str(home / "python"), *map(str, (home / "python" / "lib").glob("py4j-*.zip"))]
+    sys.path[:0] = libraries
+    for name in [name for name in sys.modules if name.split(".")[0] in ("pyspark", "py4j")]:
+        del sys.modules[name]
+    from airflow_provider_rtlake.scd2.job import session
+
+    found = session("scd2-tests")
+    yield found
+    found.stop()
+
+
+@pytest.fixture(scope="session")
+def nessie(stack: Stack) -> Iterator[NessieClient]:
+    """The catalog's API."""
+    with NessieClient(f"{stack.connection('rtlake_nessie').url}/api/v2") as client:
+        yield client
+
+
+@pytest.fixture
+def lake_table(spark: Any, nessie: NessieClient) -> Iterator[Callable[..., LakeTable]]:
+    """Makes captured tables, and takes them away."""
+    made: list[LakeTable] = []
+
+    def make(**options: Any) -> LakeTable:
+        made.append(LakeTable(spark, nessie, **options))
+        return made[-1]
+
+    yield make
+    for table in made:
+        table.drop()
 
 
 @pytest.fixture
