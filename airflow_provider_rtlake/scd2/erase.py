@@ -136,6 +136,9 @@ class ErasableTable:
         :param before: files that there were; none that a writer is making just now is among them.
         :return: files deleted.
         """
+        # Manifests tell of removed files too, with the bounds of their columns: new ones hold what is there.
+        self.lake.sql(f"CALL {self.lake.name}.system.rewrite_manifests(table => '{self.name}', use_caching => false)")
+        before = {*before, *self.files()}
         java = self.table.java
         java.refresh()
         kept = dict(java.properties()).get("gc.enabled")
