@@ -25,10 +25,14 @@ _FOLDERS: dict[str, list[str]] = {
     "integration": ["tests/integration"],
     "dags": ["tests/system"],
     "system": ["tests/system_node"],
+    "histories": ["tests/integration/test_scd2_histories.py"],
     "all": ["tests/unit", "tests/integration", "tests/system"],
 }
 _WITH_STATIC = ("unit", "all")
-_WHAT_HELP = "unit (no server), integration, dags, system (a fresh node) or all but system; then pytest's arguments."
+_WHAT_HELP = (
+    "unit (no server), integration, dags, system (a fresh node), histories (10,000 random ones) or all but the last two; "
+    "then pytest's arguments."
+)
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -68,5 +72,7 @@ def _passes(name: str, command: list[str]) -> bool:
 def _run(command: list[str]) -> int:
     """Run a Python module in the project; its output goes to ours."""
     environment = {**os.environ, "PYTHONPATH": str(verbs.project())}
+    if _FOLDERS["histories"][0] in command:
+        environment.setdefault("RTLAKE_TEST_HISTORIES", "10000")
     done = subprocess.run([sys.executable, *command], cwd=verbs.project(), env=environment, check=False)
     return done.returncode
