@@ -231,7 +231,7 @@ def _step(command: tuple[str, ...], env: Mapping[str, str], priority: int) -> fl
 
 def _priority(stack: Stack) -> int:
     """How nice the scheduler is, and so its tasks: steps by hand must be as nice."""
-    mine = psutil.Process().nice()
+    mine = int(psutil.Process().nice())
     for process in psutil.process_iter(["cmdline", "nice"]):
         words = process.info["cmdline"] or []
         if "scheduler" in words and any(str(stack.home) in word and word.endswith("airflow") for word in words):

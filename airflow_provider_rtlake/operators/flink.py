@@ -68,6 +68,7 @@ class _FlinkOperator(BaseOperator):
         self.flink_conn_id = flink_conn_id
         self.request_timeout = request_timeout
         self._started: str | None = None  # the job to cancel when the task is killed
+        self._killed = False
 
     @cached_property
     def hook(self) -> FlinkHook:
@@ -106,6 +107,7 @@ class _FlinkOperator(BaseOperator):
 
     def on_kill(self) -> None:
         """Cancel the job that this task started and has not seen running."""
+        self._killed = True
         if self._started:
             self.log.info("cancelling job %s", self._started)
             # A client of its own: the task may have been stopped in the middle of a request.
@@ -172,6 +174,9 @@ class _RunsBoundedJob(_FlinkOperator):
         if not found:
             job_id = self.start(job_id)
             self.log.info("started job %s: %s", job_id, self.hook.job_url(job_id))
+        if self._killed and self.cancel_on_kill:
+            self.on_kill()  # the kill came while the job was being submitted, when there was nothing to cancel yet
+            raise JobFailed("Flink", f"the task was killed while it submitted job {job_id}")
         if self.wait_for == "submitted":
             return {"job_id": job_id, "changed": not found}
         states = ["FINISHED"] if self.wait_for == "finished" else ["RUNNING", "FINISHED"]

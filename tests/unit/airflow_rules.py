@@ -64,9 +64,9 @@ def classes(sources: Iterable[str]) -> dict[str, Class]:
 def _describe(node: ast.ClassDef) -> Class:
     found = Class(node.name, [_name(base) for base in node.bases], node)
     for item in node.body:
-        targets = item.targets if isinstance(item, ast.Assign) else []
-        if isinstance(item, ast.AnnAssign):
-            targets = [item.target]
+        if not isinstance(item, (ast.Assign, ast.AnnAssign)):
+            continue
+        targets = item.targets if isinstance(item, ast.Assign) else [item.target]
         if any(_name(target) == "template_fields" for target in targets) and item.value is not None:
             _templates(found, item.value)
     init = _method(node, "__init__")

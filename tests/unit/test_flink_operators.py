@@ -102,6 +102,22 @@ def test_a_killed_task_cancels_what_it_started(flink: State, context: Any) -> No
     assert [job["state"] for job in flink.jobs.values()] == ["CANCELED"]
 
 
+def test_a_kill_during_the_submission_leaves_no_job(
+    flink: State, context: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    operator = FlinkRunSqlOperator(task_id="t", sql=SQL, job_name="j")
+    submit = operator.start
+
+    def start(job_id: str) -> str:
+        operator.on_kill()  # as Airflow's signal handler calls it, in the middle of anything
+        return submit(job_id)
+
+    monkeypatch.setattr(operator, "start", start)
+    with pytest.raises(AirflowFailException, match="killed"):
+        operator.execute(context)
+    assert [job["state"] for job in flink.jobs.values()] == ["CANCELED"]
+
+
 def test_nothing_is_cancelled_where_that_is_not_wanted(flink: State, context: Any) -> None:
     operator = FlinkRunSqlOperator(task_id="t", sql=SQL, job_name="j", wait_seconds=0.2, cancel_on_kill=False)
     with pytest.raises(WaitTimeout):
