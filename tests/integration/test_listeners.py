@@ -11,7 +11,7 @@ from airflow_provider_rtlake.kit import supervise
 from airflow_provider_rtlake.kit.stack import Stack
 
 pytestmark = pytest.mark.integration
-EVERYWHERE = {("pinot", 8098)}  # the port that brokers query, before the offset: Pinot 0.11 always binds every interface
+EVERYWHERE = {("pinot", 8098)}  # its query port, before the offset: Pinot 0.11 binds every interface
 
 
 def test_everything_listens_on_loopback_only(stack: Stack) -> None:
