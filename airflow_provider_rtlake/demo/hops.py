@@ -25,6 +25,7 @@ from airflow_provider_rtlake.demo.kafka_count import TopicCount, count, dead_let
 from airflow_provider_rtlake.exceptions import CheckFailed, NotFound, RtlakeError
 from airflow_provider_rtlake.lanes.dead_letters import DeadLetter
 from airflow_provider_rtlake.pinot_config.realtime import RealtimeColumn, realtime_columns
+from airflow_provider_rtlake.scd2.names import history_name
 from airflow_provider_rtlake.streams.model import Connector, Stream
 from airflow_provider_rtlake.streams.naming import quote_identifier as quoted
 from airflow_provider_rtlake.streams.schema import TableSchema
@@ -240,10 +241,12 @@ class TableCheck:
             raise NotFound("Trino", f"no table {self.stream.history_table}")
         types = dict(found)
         result = {}
-        for column in self.columns:
-            if column.name.lower() not in types:
-                raise CheckFailed(f"{self.stream.history_table} has no column {column.name}")
-            result[column.name] = (column.name.lower(), types[column.name.lower()])
+        names = {column.name for column in self.columns}
+        for name in (column.name for column in self.columns):
+            place = history_name(name, names).lower()
+            if place not in types:
+                raise CheckFailed(f"{self.stream.history_table} has no column {place}")
+            result[name] = (place, types[place])
         return result
 
     def _broken_intervals(self, name: str, key: Sequence[str]) -> list[str]:

@@ -45,6 +45,6 @@ def history_name(column: str, others: Collection[str] = ()) -> str:
     :param others: further columns of the source.
     """
     name = column
-    while name in RESERVED or (name != column and name in others):
+    while name.lower() in RESERVED or (name != column and name in others):
         name += SUFFIX
     return name
