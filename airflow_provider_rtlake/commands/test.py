@@ -30,8 +30,8 @@ _FOLDERS: dict[str, list[str]] = {
 }
 _WITH_STATIC = ("unit", "all")
 _WHAT_HELP = (
-    "unit (no server), integration, dags, system (a fresh node), histories (10,000 random ones) or all but the last two; "
-    "then pytest's arguments."
+    "unit (no server), integration, dags, system (a fresh node), histories (10,000 random ones) or all but the last "
+    "two; then pytest's arguments."
 )
 
 

@@ -130,6 +130,20 @@ class ErasableTable:
             f"options => {options})"
         )
 
+    @staticmethod
+    def _keep_flinks_place(java: Any) -> None:
+        """Flink's sink looks into the newest snapshots for what it committed last: that has to outlive them."""
+        snapshot = java.currentSnapshot()
+        while snapshot is not None and "flink.job-id" not in dict(snapshot.summary()):
+            parent = snapshot.parentId()
+            snapshot = None if parent is None else java.snapshot(parent)
+        if snapshot is not None:
+            update = java.newAppend()
+            for name, value in dict(snapshot.summary()).items():
+                if name.startswith("flink."):
+                    update = update.set(name, value)
+            update.commit()
+
     def forget(self, before: Iterable[str]) -> int:
         """Drop every snapshot but the newest, and the files that only older ones referred to.
 
@@ -141,6 +155,7 @@ class ErasableTable:
         before = {*before, *self.files()}
         java = self.table.java
         java.refresh()
+        self._keep_flinks_place(java)
         kept = dict(java.properties()).get("gc.enabled")
         java.updateProperties().set("gc.enabled", "true").commit()
         expire = java.expireSnapshots().expireOlderThan(int(time.time() * 1000) + 60_000).retainLast(1)
