@@ -320,7 +320,7 @@ class TableCheck:
             self.access.trino(
                 "SELECT count(DISTINCT ROW(message_key, op,"
                 f" {source.format('lsn')}, {source.format('txId')}, element_at(headers, 'rtlake.epoch')))"
-                f" FROM {table_name(self.stream.bronze_table)} WHERE op IN ('r', 'c', 'u', 'd')"
+                f" FROM {table_name(self.stream.bronze_table)} WHERE op IN ('r', 'c', 'u', 'd', 't')"
             )[0][0]
         )
 
