@@ -316,8 +316,8 @@ def _side_by_side(
                 errors.append(error)
             else:
                 told(found[-1])
-    for error in errors[1:]:
-        log.error("%s", error)
+    for further in errors[1:]:
+        log.error("%s", further)
     if errors:
         raise errors[0]
     return found
