@@ -73,6 +73,7 @@ PIPELINES: tuple[Pipeline, ...] = (
         _FLINK,
         modes=("streaming", "batch"),
         groups=("processors", "brokers", "table_formats", "all_orchestrators"),
+        stages=("prepare", "generate", "process", "dbt", "query", "windows", "check"),
     ),
     Pipeline(
         "p02",

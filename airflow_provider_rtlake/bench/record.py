@@ -13,7 +13,7 @@ from airflow_provider_rtlake.exceptions import UserError
 
 SCHEMA_VERSION = 1
 TO_SILVER = "bronze → silver"  # the hop whose rejected rows are compared with the reference's
-STAGES = ("services", "prepare", "generate", "process", "dbt", "query", "check")
+STAGES = ("services", "prepare", "generate", "process", "dbt", "query", "windows", "check")
 
 
 class _Part(BaseModel):

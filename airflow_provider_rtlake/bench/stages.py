@@ -109,6 +109,10 @@ def _timed(asker: Asker, name: str) -> tuple[list[float], queries.Answer]:
     return times, rows
 
 
+def _windows(stack: Engine, account: Account) -> None:
+    stack.windows(account)
+
+
 def _check(stack: Engine, account: Account) -> None:
     stack.count_hops(account)
     with duckdb.connect(str(stack.database), read_only=True) as connection:
@@ -131,5 +135,6 @@ _STAGES = {
     "process": _process,
     "dbt": _dbt,
     "query": _query,
+    "windows": _windows,
     "check": _check,
 }

@@ -11,7 +11,7 @@ from airflow_provider_rtlake.flink_sql.job import RenderedJob
 from airflow_provider_rtlake.flink_sql.quoting import identifier, options, table
 from airflow_provider_rtlake.flink_sql.settings import CATALOG, LaneSettings
 
-_TYPES = {"int32": "INT", "int64": "BIGINT", "double": "DOUBLE", "string": "STRING", "timestamp[us]": "TIMESTAMP(6)"}
+TYPES = {"int32": "INT", "int64": "BIGINT", "double": "DOUBLE", "string": "STRING", "timestamp[us]": "TIMESTAMP(6)"}
 _PROPERTIES = {
     "format-version": "2",
     "write.parquet.compression-codec": "zstd",
@@ -100,7 +100,7 @@ def sources(settings: LaneSettings, topic: str, stretch: Stretch, group: str) ->
     typed = {
         **kafka, "format": "json", "json.ignore-parse-errors": "true", "json.timestamp-format.standard": "SQL",
     }  # fmt: skip
-    columns = ", ".join(f"{identifier(f.name)} {_TYPES[str(f.type)]}" for f in taxi.SCHEMA)
+    columns = ", ".join(f"{identifier(f.name)} {TYPES[str(f.type)]}" for f in taxi.SCHEMA)
     return [
         f"CREATE TEMPORARY TABLE raw_events (message_key STRING, payload STRING, {meta}) WITH (\n  {options(raw)}\n)",
         f"CREATE TEMPORARY TABLE trip_events ({identifier(silver.ROW_NUMBER)} BIGINT, {columns}, {meta}) "

@@ -60,6 +60,13 @@ class Engine:
         """Make ``silver.trips`` in the DuckDB file from what the stack wrote, for dbt and for the checksum."""
         raise NotImplementedError
 
+    def windows(self, account: Account) -> None:
+        """The windowed job, where the pipeline has one.
+
+        :raises NotImplementedError: it has none.
+        """
+        raise NotImplementedError
+
     def count_hops(self, account: Account) -> None:
         """Rows at every hop that no earlier stage has counted."""
 

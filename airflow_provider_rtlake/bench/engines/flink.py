@@ -5,10 +5,13 @@ from __future__ import annotations
 import threading
 import time
 
-from airflow_provider_rtlake.bench import lake, taxi_flink
+import duckdb
+
+from airflow_provider_rtlake.bench import lake, silver, taxi_flink, taxi_windows
 from airflow_provider_rtlake.bench.engines.kafka_lake import WAIT, KafkaLake
 from airflow_provider_rtlake.bench.run import Account
-from airflow_provider_rtlake.clients.flink import FlinkClient
+from airflow_provider_rtlake.clients.flink import FlinkClient, Job
+from airflow_provider_rtlake.exceptions import CheckFailed
 from airflow_provider_rtlake.flink_sql.job import RenderedJob, job_id_for
 from airflow_provider_rtlake.flink_sql.settings import LaneSettings
 from airflow_provider_rtlake.lanes.jobs import Restore, submit, wait_for_slot
@@ -50,6 +53,49 @@ class Flink(KafkaLake):
             months=self.events.source.months,
             mode=self.run.start.mode,
         )
+
+    def windows(self, account: Account) -> None:
+        """The windowed job, and its tables against DuckDB; windows and late rows together are all rows."""
+        name, months = f"bench.{self.run.run_id}.windows", self.events.source.months
+        job = taxi_windows.job(
+            name, self.settings, namespace=self.namespace, topic=self.topic, stretch=self.stretch(), months=months
+        )
+        with self.client() as client:
+            with client.session() as session:
+                for statement in taxi_windows.setup(self.settings, self.namespace):
+                    session.execute(statement)
+            ended = self.carry_out(client, job)
+        account.measures["windows_job_seconds"] = round(ended.duration_ms / 1000, 3)
+        with duckdb.connect() as connection:
+            lake.make_readable(connection, self.stack)
+            rows = f"(SELECT *, now()::TIMESTAMP AS ingested_at FROM read_parquet('{self.events.path}')) AS events"  # noqa: S608
+            connection.execute(f"CREATE VIEW judged AS {silver.judged(rows, 'duckdb', months)}")
+            connection.execute("CREATE TABLE good AS SELECT * FROM judged WHERE reason IS NULL")
+            late = lake.scan(self.stack, f"{self.namespace}.late")
+            found = connection.execute(f"SELECT count(*) FROM {late}").fetchone()  # noqa: S608
+            account.measures["late_rows"] = int(found[0]) if found else 0
+            for one in taxi_windows.WINDOWS:
+                wanted = taxi_windows.expected(one, "good", late)
+                got = f"SELECT * FROM {lake.scan(self.stack, f'{self.namespace}.{one}')}"  # noqa: S608
+                wrong = connection.execute(
+                    f"SELECT count(*) FROM (({wanted} EXCEPT ALL {got}) UNION ALL ({got} EXCEPT ALL {wanted}))"  # noqa: S608
+                ).fetchone()
+                if wrong is None or wrong[0]:
+                    raise CheckFailed(f"{one}: {wrong and wrong[0]} rows differ from DuckDB's")
+
+    def carry_out(self, client: FlinkClient, job: RenderedJob) -> Job:
+        """Run a job that ends by itself, and wait.
+
+        :param client: of the cluster.
+        """
+        job_id = job_id_for(job.name, job.fingerprint)
+        wait_for_slot(client, job.name)
+        submit(client, job, Restore(), job_id)
+        try:
+            return client.wait_until_finished(job_id, timeout=WAIT)
+        except BaseException:
+            client.cancel(job_id)
+            raise
 
     def process(self, account: Account) -> None:
         """See base class."""
