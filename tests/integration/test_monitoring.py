@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+import dataclasses
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +89,31 @@ def test_probes_get_answers_from_the_running_stack(stack: Stack) -> None:
         board.close()
     names = {sample.name for sample in board.samples()}
     assert names >= {"rtlake_service_up", "rtlake_flink_taskmanagers", "rtlake_declarations_valid"}
+
+
+def test_a_stack_that_is_gone_is_told_and_ends_nothing(stack: Stack) -> None:
+    nowhere = {n: dataclasses.replace(s, port=1, url="http://127.0.0.1:1") for n, s in stack.services.items()}
+    closed = {n: dataclasses.replace(c, port=1, extra=_closed(c.extra)) for n, c in stack.connections.items()}
+    board = Board(make_probes(dataclasses.replace(stack, services=nowhere, connections=closed), PROJECT / "connectors"))
+    try:
+        with concurrent.futures.ThreadPoolExecutor(len(board.probes)) as pool:
+            answered = dict(zip([p.name for p in board.probes], pool.map(board.ask, board.probes), strict=True))
+    finally:
+        board.close()
+    assert {name for name, up in answered.items() if up} == {"services", "declarations"}
+    shown = list(board.samples())
+    assert {s.value for s in shown if s.name == "rtlake_service_up"} == {0}
+    assert {s.name for s in shown} == {
+        "rtlake_service_up",
+        "rtlake_declarations_valid",
+        "rtlake_probe_up",
+        "rtlake_probe_duration_seconds",
+        "rtlake_probe_timestamp_seconds",
+    }
+
+
+def _closed(extra: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: re.sub(r":\d+", ":1", value) if isinstance(value, str) else value for key, value in extra.items()}
 
 
 def test_every_target_is_up(prometheus: httpx.Client) -> None:
