@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +16,8 @@ from airflow_provider_rtlake.commands.scd2_query import query
 from airflow_provider_rtlake.exceptions import UserError
 from airflow_provider_rtlake.kit.stack import Stack
 from airflow_provider_rtlake.scd2.request import request_for
-from airflow_provider_rtlake.scd2.submit import run
+from airflow_provider_rtlake.scd2.serve import socket_path
+from airflow_provider_rtlake.scd2.submit import APPLICATION, run, session_environment
 from airflow_provider_rtlake.streams.load import load_connectors
 from airflow_provider_rtlake.streams.model import Stream
 
@@ -72,6 +75,35 @@ def merge(
         state = f"{result['changes']} changes up to {result['position']}" if result["changed"] else "nothing new"
         waiting = f", {result['waiting']} changes wait for the rest of their transactions" if result["waiting"] else ""
         typer.echo(f"{result['table']}: {state}{waiting} ({result['seconds']} s)")
+
+
+@app.command()
+def serve(
+    tables: Tables = None,
+    connectors: ConnectorsDir = _CONNECTORS,
+    home: Home = None,
+    follow: Annotated[bool, typer.Option("--follow", help="Merge the tables whenever their bronze moves.")] = False,
+    every: Annotated[float, typer.Option(min=0.05, help="Seconds between looks at followed tables.")] = 0.2,
+    patience: Annotated[
+        float, typer.Option(help="Seconds that an incomplete transaction holds back what follows it.")
+    ] = 300.0,
+) -> None:
+    """Keep a Spark session for merges, until stopped: tasks with mode="warm" ask it, and it can follow tables itself.
+
+    Runs in the foreground, for a supervisor. May be killed at any time: a merge is one step.
+    """
+    stack = Stack.load(home)
+    path = socket_path(stack.home)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    options = ["--serve", str(path)]
+    if follow:
+        requests = [request_for(stream, patience_seconds=patience) for stream in histories(connectors, tables)]
+        listed = path.with_name("followed.json")
+        listed.write_text(json.dumps([request.model_dump(mode="json") for request in requests]), encoding="utf-8")
+        options += ["--request", str(listed), "--every", str(every)]
+    variables = session_environment(stack.home)
+    python = variables.get("PYSPARK_DRIVER_PYTHON", sys.executable)
+    os.execve(python, [python, APPLICATION, *options], variables)  # noqa: S606 - no shell is wanted
 
 
 @app.command()

@@ -23,7 +23,7 @@ COLUMNS = pa.schema(
         ("message_key", pa.string()),
         ("headers", pa.map_(pa.string(), pa.string())),
         ("op", pa.string()),
-        ("value_schema", pa.string()),
+        ("value_schema", pa.dictionary(pa.int32(), pa.string())),  # long, and few distinct
         ("payload", pa.string()),
     ]
 )
@@ -89,7 +89,8 @@ def ranges(table: Table, start: int | None, max_rows: int) -> list[Range]:
 
 def _read(table: Table, part: Range, schema: pa.Schema, traffic: Traffic) -> pa.Table:
     ids = table.field_ids()
-    wanted = Wanted({name: ids[name] for name in schema.names if name in ids})
+    few = frozenset(name for name in schema.names if pa.types.is_dictionary(schema.field(name).type))
+    wanted = Wanted({name: ids[name] for name in schema.names if name in ids}, dictionaries=few)
     found = read_files(table.lake.store, table.tasks(start=part.start, end=part.end), wanted, traffic)
     return conform(found, schema)
 
@@ -101,17 +102,14 @@ def read_range(table: Table, part: Range, traffic: Traffic) -> pa.Table:
 
 def raw_changes(rows: pa.Table) -> list[RawChange]:
     """Rows of :func:`read_range`, one by one."""
-    # The few distinct schemas are one object each: looked up by identity, and not a copy a row.
-    shared = rows.set_column(
-        rows.schema.get_field_index("value_schema"), "value_schema", rows["value_schema"].dictionary_encode()
-    )
-    values = {name: python_values(shared[name]) for name in shared.column_names if name != "value_schema"}
-    values["value_schema"] = _decoded(shared["value_schema"])
+    values = {name: python_values(rows[name]) for name in rows.column_names if name != "value_schema"}
+    values["value_schema"] = _decoded(rows["value_schema"])
     values["headers"] = [None if found is None else dict(found) for found in values["headers"]]
     return [RawChange(*row) for row in zip(*(values[name] for name in RawChange._fields), strict=True)]
 
 
 def _decoded(column: pa.ChunkedArray) -> list[Any]:
+    """Texts of which equal ones are one object."""
     result = []
     for chunk in column.chunks:
         texts = chunk.dictionary.to_pylist()

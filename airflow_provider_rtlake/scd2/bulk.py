@@ -704,7 +704,6 @@ def change_rows(
         mine = rows[order[begin:end]]
         taken = pa.array(mine)
         number = int(bucket[order[begin]])
-        own = batch.rows.take(taken).combine_chunks()
         content: dict[str, Any] = {
             "scd2_bucket": pa.array(np.full(len(mine), number, np.int32)),
             "scd2_key_hash": pa.array(hashes[order[begin:end]]),
@@ -712,12 +711,18 @@ def change_rows(
             "position": batch.position_texts().take(taken),
             "tx_id": pa.array(batch.tx[mine], mask=batch.tx[mine] < 0),
             "op": pa.array(OPS).take(pa.array(batch.op[mine])),
-            "headers": _header_texts(_flat(own["headers"])),
-            "merge_id": pa.array([merge_id]).take(pa.array(np.zeros(len(mine), np.int64))),
+            "headers": _header_texts(_flat(batch.rows["headers"].take(taken))),
+            "merge_id": pa.DictionaryArray.from_arrays(pa.array(np.zeros(len(mine), np.int32)), pa.array([merge_id])),
         }
+        columns = [content[one.name] if one.name in content else batch.rows[one.name].take(taken) for one in schema]
+        # Texts of which there are few stay so: in the file they are the same.
+        kinds = [
+            column.type if pa.types.is_dictionary(column.type) else one.type
+            for column, one in zip(columns, schema, strict=True)
+        ]
+        own = pa.schema([one.with_type(kind) for one, kind in zip(schema, kinds, strict=True)])
         result[number] = pa.table(
-            [_cast_to(content[one.name] if one.name in content else own[one.name], one.type) for one in schema],
-            schema=schema,
+            [_cast_to(column, one.type) for column, one in zip(columns, own, strict=True)], schema=own
         )
     return result
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,7 +44,8 @@ _NO_SEQUENCE = "[null,"
 _ZONED = r"^[1-9][0-9]{3}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-5][0-9](\.[0-9]{1,6})?Z$"
 _DECIMAL = r"^-?[0-9]{1,38}(\.[0-9]+)?$"
 _MANY = 10**15  # seconds, as microseconds, up to which a time needs no second look
-_BLOCK = 4 << 20  # bytes of JSON parsed together
+_SLICE = 10_000  # rows whose JSON is parsed together
+_PARSERS = 2
 
 
 class NotPlain(ValueError):
@@ -418,17 +420,26 @@ def _parse(payload: pa.ChunkedArray, fields: Sequence[_Field]) -> pa.Table:
     )
     if payload.null_count:
         raise NotPlain("a row without payload")
-    nothing, newline = pa.scalar("", pa.large_string()), pa.scalar("\n", pa.large_string())
-    lines = pc.binary_join_element_wise(payload.cast(pa.large_string()), nothing, newline)
-    text = _one(lines)
-    buffer = text.buffers()[2]
-    longest = int(pc.max(pc.binary_length(text)).as_py())
+    options = pj.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore")
+    slices = [
+        chunk.slice(start, _SLICE) for chunk in payload.chunks for start in range(0, len(chunk), _SLICE) if len(chunk)
+    ]
+    if len(slices) < 2:
+        return _parse_slice(slices[0], options)
+    with ThreadPoolExecutor(_PARSERS) as pool:
+        return pa.concat_tables(pool.map(lambda one: _parse_slice(one, options), slices)).combine_chunks()
+
+
+def _parse_slice(texts: pa.Array, options: pj.ParseOptions) -> pa.Table:
+    lines = pc.binary_join_element_wise(texts, "", "\n")
+    _, offsets, content = lines.buffers()
+    first, last = np.frombuffer(offsets, np.int32)[[lines.offset, lines.offset + len(lines)]].tolist()
     table = pj.read_json(
-        pa.BufferReader(buffer),
-        read_options=pj.ReadOptions(block_size=max(_BLOCK, 2 * longest)),
-        parse_options=pj.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore"),
+        pa.BufferReader(content.slice(first, last - first)),
+        read_options=pj.ReadOptions(block_size=max(last - first, 1) + 1, use_threads=False),
+        parse_options=options,
     )
-    if table.num_rows != len(payload):
+    if table.num_rows != len(texts):
         raise NotPlain("a payload of several lines")
     return table
 

@@ -35,13 +35,14 @@ from airflow_provider_rtlake.scd2.bronze import (
 from airflow_provider_rtlake.scd2.bulk import change_rows, groups, late, partitions
 from airflow_provider_rtlake.scd2.change import EPOCH_HEADER, ChangeReader, Shape, Unread
 from airflow_provider_rtlake.scd2.columns import Array, Batch, R, arrow_type, join, read_rows
+from airflow_provider_rtlake.scd2.compact import tidy
 from airflow_provider_rtlake.scd2.cut import Decision, Patience, TransactionEnd, decide, read_ends
 from airflow_provider_rtlake.scd2.fold import Mark, Refused
 from airflow_provider_rtlake.scd2.lake import Lake, Table, Traffic, catalog_settings, side_by_side
 from airflow_provider_rtlake.scd2.planning import Whole, plan_rows
 from airflow_provider_rtlake.scd2.position import Position
 from airflow_provider_rtlake.scd2.publish import Overtaken, Publisher, Workplace
-from airflow_provider_rtlake.scd2.reads import Wanted, read_files
+from airflow_provider_rtlake.scd2.reads import DataTask, Wanted, read_files
 from airflow_provider_rtlake.scd2.request import MergeRequest, read_requests
 from airflow_provider_rtlake.scd2.serve import Gone, Server, follow, stop_on_signals
 from airflow_provider_rtlake.scd2.snapshots import SnapshotEnd, read_snapshot_ends
@@ -68,6 +69,7 @@ from airflow_provider_rtlake.scd2.writing import Written, check_branch, sorted_r
 
 CHECKPOINT_KEY = "rtlake.checkpoint"  # in the snapshot summary: read without opening a data file
 _KEYS_PER_BUCKET = 500_000
+_MANIFESTS = "16"  # of which Iceberg makes one: each merge reads those that are there
 
 
 @dataclass(frozen=True)
@@ -492,12 +494,12 @@ class _Write:
     def plan(self) -> Whole:
         """Read what is touched and fold."""
         aliases = {new: old for old, new in self._evolution.renamed}
-        store = LakeStore(
+        self._store = LakeStore(
             self._history, self._changes, self._old_layout(), self._merge._reader, self._traffic, aliases, self._steps
         )
         with self._steps.timed("fold"):
             return plan_rows(
-                store,
+                self._store,
                 self._made.batch,
                 self._made.ready,
                 self._made.late,
@@ -556,7 +558,11 @@ class _Write:
         if self._history is None:
             lake.create_namespace(request.history)
             columns = [(name, spark_type(kind)) for name, kind in self._evolution.added]
-            settings = {BUCKETS: str(self._buckets), "rtlake.source": request.collection.replace("'", "")}
+            settings = {
+                BUCKETS: str(self._buckets),
+                "rtlake.source": request.collection.replace("'", ""),
+                "commit.manifest.min-count-to-merge": _MANIFESTS,
+            }
             lake.sql(
                 create_statement(
                     lake.quoted(request.history),
@@ -582,15 +588,48 @@ class _Write:
 
     def _write_history(self, history: Table, layout: Layout, whole: Whole) -> Written:
         with self._steps.timed("write history"):
-            rows = self._rows(layout, whole)
-            gone = _gone(whole)
+            rows, gone = self._rows(layout, whole), _gone(whole)
             if not rows and not gone:
                 return Written(history.snapshot_id)
+            removed, removed_deletes = self._tidy(history, layout, rows, gone)
             added = history.write(rows, self._traffic)
             deletes = history.write_deletes(gone, self._traffic)
-            snapshot = history.replace(added, deletes, {"rtlake.merge-id": self._merge._merge_id})
+            snapshot = history.replace(
+                added,
+                deletes,
+                {"rtlake.merge-id": self._merge._merge_id},
+                removed=removed,
+                removed_deletes=removed_deletes,
+            )
             files = list(zip(added, rows.values(), strict=True))
             return Written(snapshot, files, list(zip(deletes, gone.values(), strict=True)))
+
+    def _tidy(
+        self, history: Table, layout: Layout, rows: dict[str, pa.Table], gone: dict[str, dict[str, Array]]
+    ) -> tuple[list[Any], list[Any]]:
+        """Keep the files of the touched buckets few: alters what is written and deleted, tells which files go."""
+        removed, removed_deletes = [], []
+        places = [pa.field("_file", pa.string()), pa.field("_pos", pa.int64())]
+        wanted = Wanted(history.field_ids(), places=True)
+
+        def read(tasks: Sequence[DataTask]) -> pa.Table:
+            found = read_files(history.lake.store, tasks, wanted, self._traffic)
+            return conform(found, pa.schema([*layout.schema, *places]))
+
+        for where in sorted({*rows, *gone}):
+            tasks = [task for task in self._store.tasks.values() if task.partition == where]
+            if not tasks:
+                continue
+            found = tidy(history.lake.store, tasks, gone.pop(where, {}), read)
+            removed += found.removed
+            removed_deletes += found.removed_deletes
+            if found.positions:
+                gone[where] = found.positions
+            if found.rows is not None and found.rows.num_rows:
+                again = pa.table([found.rows[one.name] for one in layout.schema], schema=layout.schema)
+                own = [rows[where]] if where in rows else []
+                rows[where] = sorted_rows([*own, again], "effective_start_ts")
+        return removed, removed_deletes
 
     def _rows(self, layout: Layout, whole: Whole) -> dict[str, pa.Table]:
         """New rows of the history: partition path → rows."""

@@ -442,5 +442,11 @@ def _task(java: Any) -> DataTask:
         refuse_equality_delete(path, str(one.content().toString()))
         deletes[path] = one
     return DataTask(
-        str(file.location()), int(file.recordCount()), int(file.fileSizeInBytes()), tuple(deletes), file, deletes
+        path=str(file.location()),
+        records=int(file.recordCount()),
+        size=int(file.fileSizeInBytes()),
+        deletes=tuple(deletes),
+        java=file,
+        java_deletes=deletes,
+        partition=str(java.spec().partitionToPath(file.partition())),
     )

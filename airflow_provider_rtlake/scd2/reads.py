@@ -104,6 +104,7 @@ class DataTask:
     :param records: rows in it, also deleted ones.
     :param size: bytes.
     :param deletes: locations of the position deletes that may name rows of it.
+    :param partition: path of its partition.
     :param java: Iceberg's file, and those of its deletes by location.
     """
 
@@ -113,6 +114,7 @@ class DataTask:
     deletes: tuple[str, ...] = ()
     java: Any = field(default=None, compare=False, repr=False)
     java_deletes: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    partition: str = ""
 
 
 def footer(store: ObjectStore, path: str) -> Any:

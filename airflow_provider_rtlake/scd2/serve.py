@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import select
 import signal
@@ -17,7 +18,7 @@ import socketserver
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from airflow_provider_rtlake.scd2.request import MergeRequest
 SOCKET = "merge.sock"
 _REQUESTS = TypeAdapter(list[MergeRequest])
 _LONGEST = 10_000_000  # bytes of a question
+_PAUSE, _LONGEST_PAUSE = 0.5, 10.0  # seconds, after a merge that left something to do
 Merge = Callable[[Sequence[MergeRequest], Callable[[str], None]], list[dict[str, Any]]]
 
 
@@ -42,6 +44,17 @@ def socket_path(home: Path) -> Path:
     :param home: RTLAKE_HOME.
     """
     return home / "run" / "scd2" / SOCKET
+
+
+def default_socket() -> Path:
+    """Of the stack in RTLAKE_HOME.
+
+    :raises UserError: the variable is not set.
+    """
+    home = os.environ.get("RTLAKE_HOME")
+    if not home:
+        raise UserError("a warm merge needs the merge server's socket: set RTLAKE_HOME, or name the socket")
+    return socket_path(Path(home))
 
 
 class Server:
@@ -193,23 +206,39 @@ def follow(
     :param seconds: between two looks.
     :param stopped: ends it.
     """
-    seen: dict[str, object] = {}
+    looks = {request.history: _Look() for request in requests}
     while not stopped.wait(seconds):
         for request in requests:
-            begin = time.monotonic()
+            look = looks[request.history]
             try:
                 now = moved(request)
             except TransientError as error:
                 print(f"scd2 follow: {request.history}: {error}", flush=True)
                 continue
-            if seen.get(request.history) == now and now is not None:
-                continue
-            (result,) = server.merge([request], lambda _: None)
-            # What waits for the rest of its transaction, or failed, is looked at again.
-            settled = "error" not in result and not result["waiting"] and not result["behind"]
-            seen[request.history] = now if settled else None
-            if "error" in result:
-                stopped.wait(min(10.0, 5 * (time.monotonic() - begin)))
+            if look.due(now):
+                (result,) = server.merge([request], lambda _: None)
+                look.merged(now, result)
+
+
+class _Look:
+    """When a table is to be merged: when its bronze has moved; a while later again where something waits or failed."""
+
+    def __init__(self) -> None:
+        self._seen: object = object()
+        self._again = math.inf
+        self._pause = _PAUSE
+
+    def due(self, now: object) -> bool:
+        """Whether to merge."""
+        return now != self._seen or time.monotonic() >= self._again
+
+    def merged(self, now: object, result: Mapping[str, Any]) -> None:
+        """Note a merge of the table as it was."""
+        failed = "error" in result
+        moved, self._seen = now != self._seen and not failed, now
+        self._pause = _PAUSE if moved else min(2 * self._pause, _LONGEST_PAUSE)
+        settled = not failed and not result["waiting"] and not result["behind"]
+        self._again = math.inf if settled else time.monotonic() + self._pause
 
 
 def stop_on_signals(stop: Callable[[], None]) -> None:

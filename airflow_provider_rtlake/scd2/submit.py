@@ -71,9 +71,20 @@ class Desk:
         if not self.result.exists():
             raise JobDied("the merge's Spark job ended without a result: see its log")
         results: list[dict[str, Any]] = json.loads(self.result.read_text(encoding="utf-8"))
-        for result in results:
-            _raise_error(result)
+        raise_errors(results)
         return results
+
+
+def raise_errors(results: Sequence[Mapping[str, Any]]) -> None:
+    """Raise the first error that results of merges tell.
+
+    :raises Refused: a merge was refused.
+    :raises Overtaken: another merge was published meanwhile.
+    :raises TerminalError: a merge failed in a way that a retry cannot mend.
+    :raises TransientError: a merge failed in another way.
+    """
+    for result in results:
+        _raise_error(result)
 
 
 def _raise_error(result: Mapping[str, Any]) -> None:
@@ -120,6 +131,40 @@ def environment(home: Path | None = None) -> dict[str, str]:
         "PATH": f"{folder}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
         "PYTHONPATH": f"{package}{os.pathsep}{python_path}" if python_path else package,
     }
+
+
+def session_environment(home: Path | None = None) -> dict[str, str]:
+    """What a Python process needs that makes its own Spark session: Spark's own environment, with the store's keys.
+
+    :param home: RTLAKE_HOME.
+    :raises UserError: Spark cannot be found.
+    """
+    folder = spark_folder(home)
+    if folder is None:
+        raise UserError("spark-submit is neither on the PATH nor below RTLAKE_HOME/opt: run ./rtlake up")
+    installed = folder.parent
+    settings = Path(os.environ.get("SPARK_CONF_DIR") or installed / "conf")
+    told = subprocess.run(
+        ["bash", "-c", 'set -a; . "$0"; env -0', str(settings / "spark-env.sh")],
+        capture_output=True,
+        check=True,
+        text=True,
+        env={**os.environ, **environment(home), "SPARK_HOME": str(installed)},
+    ).stdout
+    found = dict(line.split("=", 1) for line in told.split("\0") if "=" in line)
+    return {**found, "SPARK_HOME": str(installed), "SPARK_CONF_DIR": str(settings)}
+
+
+def installed_catalog(catalog: str, home: Path | None = None) -> dict[str, str]:
+    """Settings of a catalog as the installed Spark has them; the object store's keys are not among them.
+
+    :param catalog: its name.
+    :param home: RTLAKE_HOME.
+    """
+    settings = Path(session_environment(home)["SPARK_CONF_DIR"]) / "spark-defaults.conf"
+    prefix = f"spark.sql.catalog.{catalog}."
+    lines = (line.split(None, 1) for line in settings.read_text(encoding="utf-8").splitlines())
+    return {line[0].removeprefix(prefix): line[1].strip() for line in lines if line and line[0].startswith(prefix)}
 
 
 def run(

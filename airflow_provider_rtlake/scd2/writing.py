@@ -113,9 +113,15 @@ def sorted_rows(tables: Sequence[pa.Table], then: str) -> pa.Table:
     """
     if len(tables) == 1:
         return tables[0]
-    whole = pa.concat_tables(tables)
+    whole = pa.concat_tables([table.cast(_without_dictionaries(table.schema)) for table in tables])
     order = pc.sort_indices(whole, [("scd2_key_hash", "ascending"), (then, "ascending")])
     return whole.take(order).combine_chunks()
+
+
+def _without_dictionaries(schema: pa.Schema) -> pa.Schema:
+    return pa.schema(
+        [one.with_type(one.type.value_type) if pa.types.is_dictionary(one.type) else one for one in schema]
+    )
 
 
 def unread_table(unread: Sequence[Unread], schema: pa.Schema, merge_id: str) -> pa.Table:
