@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from airflow_provider_rtlake.bench.catalog import PIPELINES, TIERS, select
-from airflow_provider_rtlake.commands.bench_scd2 import scd2
+from airflow_provider_rtlake.bench.scd2.command import scd2
 from airflow_provider_rtlake.exceptions import RtlakeError
 
 app = typer.Typer(no_args_is_help=True, help="Benchmark pipelines: run and measure them.", rich_markup_mode=None)
