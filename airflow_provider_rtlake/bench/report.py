@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import html
+import json
 import os
+import re
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -289,8 +291,6 @@ def _html_table(lines: Sequence[str]) -> str:
 
 
 def _links(cell: str) -> str:
-    import re
-
     escaped = html.escape(cell, quote=False)
     return re.sub(r"\[([^\]]+)\]\(([^)]+)\)", r'<a href="\2">\1</a>', escaped)
 
@@ -345,7 +345,7 @@ def _stages(made: Sequence[Row]) -> str:
 
 
 def write(found: Sequence[tuple[Path, Record]], folder: Path) -> tuple[Path, Path]:
-    """Write both.
+    """Write both, and all records in one file beside them.
 
     :param found: records with their files.
     :param folder: where to.
@@ -353,6 +353,8 @@ def write(found: Sequence[tuple[Path, Record]], folder: Path) -> tuple[Path, Pat
     """
     folder.mkdir(parents=True, exist_ok=True)
     html_file, markdown_file = folder / "report.html", folder / "report.md"
+    results = [record.model_dump(mode="json") for _, record in found]
+    (folder / "results.json").write_text(json.dumps(results, ensure_ascii=False) + "\n")
     html_file.write_text(page(found, html_file))
     markdown_file.write_text(markdown(found, markdown_file))
     return html_file, markdown_file

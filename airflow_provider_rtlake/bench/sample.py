@@ -137,5 +137,5 @@ def _family(root: int) -> list[psutil.Process]:
 
 
 def _busy(times: object) -> float:
-    values = times._asdict()  # type: ignore[attr-defined]
+    values: dict[str, float] = times._asdict()  # type: ignore[attr-defined]
     return sum(seconds for name, seconds in values.items() if name not in ("idle", "iowait", "guest", "guest_nice"))
