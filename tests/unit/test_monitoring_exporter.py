@@ -16,6 +16,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from airflow_provider_rtlake.clients.flink import Job, JobState
 from airflow_provider_rtlake.exceptions import ServiceUnavailable
+from airflow_provider_rtlake.kit.health import Health
+from airflow_provider_rtlake.kit.stack import Service, Stack
 from airflow_provider_rtlake.monitoring import probes
 from airflow_provider_rtlake.monitoring.board import Board, Probe
 from airflow_provider_rtlake.monitoring.catalogue import METRICS, Sample
@@ -231,6 +233,19 @@ def test_a_declaration_with_a_mistake_is_told_and_the_last_good_state_stays(tmp_
     file.write_text(DECLARATION.replace("public.t", "public.u"))
     assert [s.value for s in declared.ask()] == [1]
     assert [stream.source for stream in declared.streams()] == ["public.u"]
+
+
+def test_a_service_whose_secret_may_not_be_read_need_only_listen(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as there, socket.create_server(("127.0.0.1", 0)) as gone:
+        ports = {"postgresql": there.getsockname()[1], "s3": gone.getsockname()[1], "kafka": 1}
+        gone.close()
+        services = {n: Service(n, n, port, "", Path("log")) for n, port in ports.items()}
+        stack = Stack(Path("home"), Path("project"), "systemd", 0, tuple(ports), services, {})
+        secret = Health(False, "UserError: secrets/x may not be read by you; run as the user who installed")
+        answers = {"postgresql": secret, "s3": secret, "kafka": Health(False, "KafkaError: gone")}
+        monkeypatch.setattr(probes.health, "check_all", lambda *_, **__: answers)
+        shown = {sample.labels[0]: sample.value for sample in probes.services(stack)}
+    assert shown == {"postgresql": 1, "s3": 0, "kafka": 0}
 
 
 @pytest.mark.parametrize(
