@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from airflow_provider_rtlake.bench import catalog, report, services, source
-from airflow_provider_rtlake.bench.record import STAGES, Hop, Record, load_all
+from airflow_provider_rtlake.bench.record import Hop, Record, load_all
 from airflow_provider_rtlake.bench.run import Run
 from airflow_provider_rtlake.bench.sample import OWN, Sampler
 from airflow_provider_rtlake.exceptions import CheckFailed, UserError
@@ -50,7 +50,7 @@ def test_a_good_run_has_a_record_that_can_be_read_back(tmp_path: Path, events: s
     finish(run)
     made = record(run)
     assert made.status == "success" and made.start == "no services"
-    assert [stage.name for stage in made.stages] == [name for name in STAGES if name != "services"]
+    assert [stage.name for stage in made.stages] == list(run.pipeline.stages)
     assert made.processes[OWN].peak_mb > 10
     assert [found for _, found in load_all([tmp_path])] == [made]
 
