@@ -329,10 +329,12 @@ def _search(spark: Any, result: Erased, names: Sequence[str], merge: MergeReques
         if table is not None:
             _search_table(table, result, needles)
     with _nessie(spark, merge) as nessie:
+        now = {name: nessie.content(tuple(name.split(".")), merge.main) for name in names}
         for reference in nessie.references():
-            kept = [name for name in names if nessie.content(tuple(name.split(".")), reference.name) is not None]
-            if reference.name != merge.main and kept:
-                result.remains[f"reference {reference.name}"] = f"may show older states of {', '.join(kept)}: drop it"
+            there = {name: nessie.content(tuple(name.split(".")), reference.name) for name in names}
+            old = [name for name, entry in there.items() if entry is not None and entry != now[name]]
+            if old:
+                result.remains[f"reference {reference.name}"] = f"shows older states of {', '.join(old)}: drop it"
 
 
 def _search_table(table: Table, result: Erased, needles: Needles) -> None:
