@@ -182,7 +182,7 @@ class Cdc(Flink):
         """See base class."""
         with self._deployment() as deployment:
             deployment.delete(self.connector)
-        self.kafka.delete([name for name in self.kafka.topics() if name.startswith(f"{self.table}.")])
+        self.kafka.delete([name for name in self.kafka.topics() if self.table in name])
         with self.stack.postgres(autocommit=True) as connection:
             connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(sql.Identifier("public", self.table)))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import time
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 from airflow_provider_rtlake.bench import queries, taxi_flink
@@ -17,6 +18,7 @@ from airflow_provider_rtlake.bench.source import zones_file
 from airflow_provider_rtlake.clients.pinot import PinotController
 from airflow_provider_rtlake.clients.pinot_apply import PinotDeployment
 from airflow_provider_rtlake.clients.pinot_topics import PinotTopics
+from airflow_provider_rtlake.demo.access import Access
 from airflow_provider_rtlake.exceptions import WaitTimeout
 from airflow_provider_rtlake.flink_sql.job import RenderedJob
 from airflow_provider_rtlake.flink_sql.quoting import literal, options
@@ -133,14 +135,12 @@ class Pinot(Flink):
             )
         )
 
-    def _rows(self, query: str) -> list[list[Any]]:
-        from airflow_provider_rtlake.demo.access import Access
+    @cached_property
+    def _access(self) -> Access:
+        return Access(self.stack)  # keeps its connection: a new one costs more than most queries
 
-        access = Access(self.stack)
-        try:
-            return access.pinot(query)
-        finally:
-            access.close()
+    def _rows(self, query: str) -> list[list[Any]]:
+        return self._access.pinot(query)
 
     def askers(self) -> list[Asker]:
         """See base class."""

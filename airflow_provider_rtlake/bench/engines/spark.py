@@ -34,7 +34,6 @@ class Spark(KafkaLake):
             "topic": self.topic,
             "dead_letters": self.dead_letters,
             "starts": {self.topic: {str(k): v for k, v in stretch.starts.items()}},
-            "ends": {self.topic: {str(k): v for k, v in stretch.ends.items()}},
             "tables": self.tables,
             "judged": silver.judged("typed_events", "spark", self.events.source.months),
             "latest": silver.latest("judged"),
