@@ -78,7 +78,7 @@ def test_listening_for_others_is_refused(server: Server) -> None:
 
 def test_no_secret_is_seen(server: Server) -> None:
     script = f"""
-    set -e
+    set -e; umask 077
     cd {HOME}/secrets
     cat * | tr ',' '\\n' | grep -E '.{{16,}}' | sort -u >/root/canaries
     wc -l </root/canaries
@@ -143,17 +143,19 @@ DRIFTS = {
 }
 
 
-@pytest.mark.parametrize("drift", DRIFTS)
-def test_a_drift_is_repaired_and_only_it_reported(server: Server, drift: str) -> None:
-    plant, expected, check = DRIFTS[drift]
-    server.run(plant)
-    shown = server.play("site.yml", "--check")
-    play = server.play()
-    found = [name.split(" : ")[-1] for name in play.changes]
-    assert found == expected, f"{drift}: {found}"
-    assert [name.split(" : ")[-1] for name in shown.changes] == expected, "--check had told"
-    server.run(check)
+def test_drifts_are_repaired_and_only_they_are_reported(server: Server) -> None:
+    for plant, _, _ in DRIFTS.values():
+        server.run(plant)
+    expected = {name for _, names, _ in DRIFTS.values() for name in names}
+    shown = {name.split(" : ")[-1] for name in server.play("site.yml", "--check").changes}
+    # Which service a repaired file would restart can only be told by repairing it.
+    restarts = {"Services of kafka", "Services of nessie"}
+    assert shown - restarts == expected - restarts
+    assert {name.split(" : ")[-1] for name in server.play().changes} == expected
+    for drift, (_, _, check) in DRIFTS.items():
+        assert server.tried(check)[0] == 0, drift
     assert all(server.healthy().values())
+    assert server.play().changed == 0
 
 
 FAULTS = {  # what is planted, how it is undone, what the doctor must call broken and say
