@@ -664,7 +664,9 @@ class _Write:
             row = done.row(self._request, statistics, int(time.time() * 1e6))
             schema = arrow_schema(table.schema_json)
             rows = pa.table([pa.array([row[column.name]], column.type) for column in schema], schema=schema)
-            table.append(table.write({"": rows}, self._traffic), {CHECKPOINT_KEY: json.dumps(row)})
+            # Every snapshot's summary stays in the table's metadata: short, without the statistics.
+            summary = {CHECKPOINT_KEY: json.dumps({**row, "statistics": "{}"})}
+            table.append(table.write({"": rows}, self._traffic), summary)
 
     def _write_unread(self, lake: Lake) -> None:
         if not self._made.unread:

@@ -182,17 +182,16 @@ class Lake:
 
         :param name: ``namespace.name``.
         """
-        from py4j.protocol import Py4JJavaError
-
         levels = name.split(".")
         namespace = self.jvm.org.apache.iceberg.catalog.Namespace.of(_strings(self.spark, levels[:-1]))
         identifier = self.jvm.org.apache.iceberg.catalog.TableIdentifier.of(namespace, levels[-1])
         try:
             return Table(self, name, self._catalog.loadTable(identifier))
-        except Py4JJavaError as error:
-            if error.java_exception.getClass().getSimpleName() in _MISSING:
-                return None
-            raise
+        except Exception as error:  # py4j's, whose module is Spark's own
+            java = getattr(error, "java_exception", None)
+            if java is None or java.getClass().getSimpleName() not in _MISSING:
+                raise
+            return None
 
     def tables(self, names: Sequence[str]) -> list[Table | None]:
         """Several tables, loaded side by side."""

@@ -186,9 +186,9 @@ def read_files(store: ObjectStore, tasks: Sequence[DataTask], wanted: Wanted, tr
     if traffic is not None:
         traffic.read(len(deletes), 0, 0)
     if len(pieces) < 2:
-        return [_piece(store, *piece, wanted) for piece in pieces]
+        return [_piece(store, task, groups, wanted) for task, groups in pieces]
     with ThreadPoolExecutor(_THREADS) as pool:
-        return list(pool.map(lambda piece: _piece(store, *piece, wanted), pieces))
+        return list(pool.map(lambda piece: _piece(store, piece[0], piece[1], wanted), pieces))
 
 
 def _names(metadata: Any, wanted: Mapping[str, int]) -> dict[str, str]:

@@ -205,8 +205,9 @@ class Bench:
             self._warm(ours)
             for side in sides:
                 side.run(ours)
-            medians = {name: self.found.median(name) for name in self.found.sides}
-            self._tell(f"run {number + 1} of {wish.runs}: {json.dumps(medians)}")
+            newest = {name: timed.seconds[-1:] for name, timed in self.found.sides.items()}
+            steps = self.found.sides["warm"].steps[-1]
+            self._tell(f"run {number + 1} of {wish.runs}: {json.dumps(newest)}; steps of warm: {json.dumps(steps)}")
         checks = [ours.ask("check", history=self._request("warm").history)]
         checks += [found for side in sides if (found := side.check(ours)) is not None]
         self.found.equal = all(one == checks[0] for one in checks)
