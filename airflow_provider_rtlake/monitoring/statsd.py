@@ -78,7 +78,7 @@ def parse(line: str, prefix: str = "airflow.") -> Packet | None:
 class _Series:
     kind: str
     value: float = 0.0
-    count: float = 0.0
+    count: int = 0
 
 
 @dataclass(eq=False)

@@ -14,7 +14,7 @@ from confluent_kafka import (
     KafkaError,
     TopicPartition,
 )
-from confluent_kafka.admin import AdminClient, OffsetSpec
+from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]  # it is documented there
 
 from airflow_provider_rtlake.exceptions import ServiceUnavailable
 
@@ -95,7 +95,7 @@ class Brokers:
         :param places: partitions.
         :param first: the first offset that is still there.
         """
-        spec = OffsetSpec.earliest() if first else OffsetSpec.latest()
+        spec = OffsetSpec.earliest() if first else OffsetSpec.latest()  # type: ignore[no-untyped-call]
         wanted = {TopicPartition(topic, number): spec for topic, number in places}
         if not wanted:
             return {}
