@@ -18,6 +18,7 @@ INTEGRATIONS = {
     "Apache Pinot": "https://pinot.apache.org/",
     "Apache Iceberg": "https://iceberg.apache.org/",
     "Trino": "https://trino.io/",
+    "dbt": "https://docs.getdbt.com/",
 }
 
 _TEXT = {"type": ["string", "null"]}
@@ -190,6 +191,7 @@ OPERATORS = {
     "Apache Pinot": ["pinot"],
     "Apache Iceberg": ["iceberg", "scd2", "scd2_erase"],
     "Trino": ["trino"],
+    "dbt": ["benchmark"],
 }
 SENSORS: dict[str, list[str]] = {
     "Kafka Connect": ["kafka_connect"],
