@@ -139,3 +139,17 @@ def test_a_broken_declaration_is_the_import_error(declared: Path) -> None:
     (declared / "shop.yaml").write_text("connector: shop\n")
     with pytest.raises(DeclarationError, match=r"shop\.yaml"):
         load()
+
+
+@pytest.mark.parametrize(
+    ("flags", "full", "wanted"),
+    [(["", ""], "False", ["build"]), (["--select", "dim"], "True", ["build", "--full-refresh", "--select", "dim"])],
+)
+def test_parameters_of_gold_become_dbts_arguments(
+    no_network: None, flags: list[str], full: str, wanted: list[str]
+) -> None:
+    """What the templates render to, for parameters left alone and for parameters given."""
+    task: Any = load()["lakehouse_gold"].get_task("dbt_build")
+    assert task.dbt_cmd_flags == ["{{ '--select' if params.select else '' }}", "{{ params.select }}"]
+    task.dbt_cmd_flags, task.full_refresh, task.get_env = flags, full, lambda context: {}
+    assert task.build_cmd({}, task.add_cmd_flags())[0][1:] == wanted
