@@ -19,7 +19,7 @@ from airflow_provider_rtlake.scd2.columns import Array
 from airflow_provider_rtlake.scd2.reads import DataTask, ObjectStore, deleted_rows
 
 SMALL_ROWS = 65_536
-SEVERAL = 8  # small files, or files of position deletes
+SEVERAL = 4  # small files, or files of position deletes
 
 
 @dataclass

@@ -69,7 +69,7 @@ from airflow_provider_rtlake.scd2.writing import Written, check_branch, sorted_r
 
 CHECKPOINT_KEY = "rtlake.checkpoint"  # in the snapshot summary: read without opening a data file
 _KEYS_PER_BUCKET = 500_000
-_MANIFESTS = "16"  # of which Iceberg makes one: each merge reads those that are there
+_MANIFESTS = "8"  # of which Iceberg makes one: each merge reads those that are there
 
 
 @dataclass(frozen=True)

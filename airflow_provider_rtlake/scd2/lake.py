@@ -113,9 +113,9 @@ class _Catalogs:
             version = client.api.NessieApiV2 if self.settings["uri"].rstrip("/").endswith("2") else None
             api = builder.withUri(self.settings["uri"]).build(_class(jvm, version or client.api.NessieApiV1))
             self._client = jvm.org.apache.iceberg.nessie.NessieIcebergClient(api, ref, ref_hash, {})
-            self._io = jvm.org.apache.iceberg.CatalogUtil.loadFileIO(
-                self.settings["io-impl"], self.settings, self._conf
-            )
+            # Manifests never change, and each merge reads those of the merges before it.
+            settings = {**self.settings, "io.manifest.cache-enabled": "true"}
+            self._io = jvm.org.apache.iceberg.CatalogUtil.loadFileIO(self.settings["io-impl"], settings, self._conf)
         found = jvm.org.apache.iceberg.nessie.NessieCatalog()
         found.setConf(self._conf)
         settings = {**self.settings, "ref": ref, "cache-enabled": "false"}
@@ -407,8 +407,7 @@ class Table:
     def _commit(self, update: Any, summary: Mapping[str, str]) -> int:
         for key, value in summary.items():
             update = update.set(key, value)
-        update.commit()
-        self.java.refresh()
+        update.commit()  # which reads the table again itself
         return int(self.java.currentSnapshot().snapshotId())
 
 
