@@ -13,6 +13,7 @@ import pytest
 
 from airflow_provider_rtlake.bench.manifest import problems
 from airflow_provider_rtlake.bench.record import Record, load_all
+from tests.declared import unproven
 
 PROJECT = Path(__file__).resolve().parents[2]
 LEAST_TESTS = 94
@@ -20,6 +21,7 @@ LEAST_TESTS = 94
 pytestmark = pytest.mark.integration
 
 
+@unproven  # its stages up to dbt were seen, the whole was not run yet
 def test_p00_needs_nothing_installed(tmp_path: Path) -> None:
     environment = {
         "PATH": "/usr/bin:/bin",
@@ -55,6 +57,7 @@ def run(rtlake: Callable[..., str], tmp_path: Path, pipeline: str, *more: str) -
     return json.loads(out.splitlines()[-1]), record
 
 
+@unproven  # its stages up to dbt were seen, the whole was not run yet
 def test_p01_carries_every_event_to_the_lake(rtlake: Callable[..., str], tmp_path: Path) -> None:
     told, record = run(rtlake, tmp_path, "p01")
     assert told["ok"] and record.silver_checksum == record.reference_checksum
