@@ -94,6 +94,8 @@ def bring_up(home: Path, variables: dict[str, Any], kind: str, *, converge: bool
         settings.save(home, {**variables, "supervisor": kind})
         say(f"playbook done, changed={changes}")
     stack = Stack.load(home)
+    if previous is not None:
+        _stop_for_good(previous, unwatched(previous, stack))
     keeper = supervise.supervisor_of(home, kind)
     if isinstance(keeper, supervise.Supervisord):
         keeper.ensure()
@@ -113,11 +115,25 @@ def _installed(home: Path) -> Stack | None:
 def _retire(stack: Stack, variables: dict[str, Any]) -> None:
     """Stop what is not wanted any more."""
     wanted = variables.get(_COMPONENTS) or settings.all_components(project())
-    kept = settings.MONITORING if variables.get(_MONITORING) is not False else ()
-    gone = [n for n, s in stack.services.items() if s.component not in (*settings.folders(wanted), *kept)]
-    if gone:
-        say(f"stopping {', '.join(gone)}")
-        remove.remove_services(stack, gone)
+    # Of monitoring only the playbook knows: an inventory may switch it.
+    kept = (*settings.folders(wanted), *settings.MONITORING)
+    _stop_for_good(stack, [n for n, s in stack.services.items() if s.component not in kept])
+
+
+def unwatched(previous: Stack, stack: Stack) -> list[str]:
+    """Services of monitoring that the playbook left out this time.
+
+    :param previous: what was installed.
+    :param stack: what is installed now.
+    """
+    watching = [n for n, s in previous.services.items() if s.component in settings.MONITORING]
+    return [n for n in watching if n not in stack.services]
+
+
+def _stop_for_good(stack: Stack, names: Sequence[str]) -> None:
+    if names:
+        say(f"stopping {', '.join(names)}")
+        remove.remove_services(stack, names)
 
 
 def _split(values: list[str] | None) -> list[str]:
