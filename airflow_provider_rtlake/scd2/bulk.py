@@ -20,10 +20,12 @@ import pyarrow.compute as pc
 
 from airflow_provider_rtlake.scd2.change import key_hash
 from airflow_provider_rtlake.scd2.columns import OPS, Array, Batch, C, D, R, U
-from airflow_provider_rtlake.scd2.cut import Group, Transaction
+from airflow_provider_rtlake.scd2.cut import Group
 from airflow_provider_rtlake.scd2.fold import Counters, Refused
+from airflow_provider_rtlake.scd2.names import RESERVED
 from airflow_provider_rtlake.scd2.position import SNAPSHOT, Position
-from airflow_provider_rtlake.scd2.tables import RESERVED, python_values
+from airflow_provider_rtlake.scd2.snapshots import Transaction
+from airflow_provider_rtlake.scd2.tables import python_values
 from airflow_provider_rtlake.scd2.values import canonical, same
 
 _EXACT_TEXT = 6  # digits after the point up to which Arrow writes decimals without an exponent
@@ -205,7 +207,7 @@ class Plain:
         batch, ready = self.batch, self._ready
         deletes, inserts = ready & (batch.op == D), ready & (batch.op == C)
         shared = np.intersect1d(batch.lsn[deletes], batch.lsn[inserts])
-        return (deletes | inserts) & np.isin(batch.lsn, shared)
+        return np.asarray((deletes | inserts) & np.isin(batch.lsn, shared))
 
     def _repeated(self) -> Array:
         """Rows of a key that another row of its transaction, or of its delivery, accompanies."""
@@ -436,7 +438,7 @@ class _Steps:
         """Whether a version is its key's last: nothing opens one after what closes it."""
         opens_at_once = (by >= 0) & self.opens[by]
         after = np.where(by >= 0, self.next[by], NOWHERE)
-        return ~opens_at_once & ~((after >= 0) & self.opens[after])
+        return np.asarray(~opens_at_once & ~((after >= 0) & self.opens[after]))
 
     def _opened(self, new: Array) -> pa.Table:
         batch, frame = self.frame.batch, self.frame

@@ -448,7 +448,7 @@ def _ops(column: pa.ChunkedArray) -> Array:
     found = pc.index_in(_one(column), pa.array(OPS))
     if found.null_count:
         raise NotPlain("an operation that is unknown")
-    return found.to_numpy(zero_copy_only=False).astype(np.int64)
+    return np.asarray(found.to_numpy(zero_copy_only=False), np.int64)
 
 
 def _filled(source: pa.StructArray, name: str, other: pa.Array) -> pa.Array:
@@ -458,11 +458,11 @@ def _filled(source: pa.StructArray, name: str, other: pa.Array) -> pa.Array:
 def _numbers(column: pa.Array) -> Array:
     if column.null_count:
         raise NotPlain("a number that is missing")
-    return column.to_numpy(zero_copy_only=False).astype(np.int64)
+    return np.asarray(column.to_numpy(zero_copy_only=False), np.int64)
 
 
 def _flags(column: pa.Array) -> Array:
-    return column.to_numpy(zero_copy_only=False).astype(bool)
+    return np.asarray(column.to_numpy(zero_copy_only=False), bool)
 
 
 def _snapshot(source: pa.StructArray) -> pa.Array:

@@ -79,7 +79,7 @@ class Columns(Memory):
         ready[fresh] = ready_groups[number[fresh]]
         target = {name: arrow_type(kind) for name, kind in TYPES.items()}
         found = plan_rows(
-            self,  # type: ignore[arg-type]
+            self,
             batch,
             ready,
             is_late,

@@ -310,8 +310,9 @@ class _Straightforward(_Side):
         self.timed.memory.peak_mb = 0
 
     def run(self, ours: Ours) -> None:
-        names = [f"{self.request.catalog}.{name}" for name in (self.request.bronze, self.request.history)]
-        straightforward(self._home, *names, self.timed)
+        catalog = self.request.catalog
+        bronze, history = f"{catalog}.{self.request.bronze}", f"{catalog}.{self.request.history}"
+        straightforward(self._home, bronze, history, self.timed)
 
 
 class _PyIceberg(_Side):

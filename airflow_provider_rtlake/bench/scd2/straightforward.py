@@ -35,7 +35,7 @@ def main(bronze: str, history: str) -> None:
         "is_current boolean, is_deleted boolean, record_hash string) USING iceberg TBLPROPERTIES "
         "('format-version'='2', 'write.merge.mode'='merge-on-read', 'write.update.mode'='merge-on-read')"
     )
-    reached = spark.table(checkpoint).agg(F.max("lsn")).first()[0] or 0
+    reached = spark.table(checkpoint).agg(F.max("lsn")).collect()[0][0] or 0
 
     change = spark.table(bronze).select(F.from_json("payload", schema).alias("p")).select("p.*")
     image = F.coalesce("after", "before")
@@ -51,7 +51,7 @@ def main(bronze: str, history: str) -> None:
     rows = rows.where("before IS NULL OR before <> hash OR gone")
     rows = rows.withColumn("next", F.lead("ts").over(order)).cache()
     rows.createOrReplaceTempView("arrived")
-    newest = rows.agg(F.max("lsn")).first()[0]
+    newest = rows.agg(F.max("lsn")).collect()[0][0]
     if newest is None:
         return
     spark.sql(
