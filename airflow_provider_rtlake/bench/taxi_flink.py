@@ -184,13 +184,14 @@ def job(
 
 def properties(settings: LaneSettings, mode: str) -> dict[str, str]:
     """Session properties of a mode."""
+    # A job that fails must end: a run in which it restarted would be void anyway.
+    no_restart = {"restart-strategy.type": "none"}
     if mode == "streaming":
-        return settings.streaming_properties(CHECKPOINT_MS, "EXACTLY_ONCE")
+        return settings.streaming_properties(CHECKPOINT_MS, "EXACTLY_ONCE") | no_restart
     return {
         "execution.runtime-mode": "batch",
         "parallelism.default": str(settings.parallelism),
         "table.local-time-zone": "UTC",
         "pipeline.object-reuse": "true",
-        # A batch job that fails must end: the run is void anyway.
-        "restart-strategy.type": "none",
+        **no_restart,
     }
