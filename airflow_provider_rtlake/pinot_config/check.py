@@ -83,16 +83,12 @@ def _names(table: PinotTable) -> Iterator[Problem]:
     elif len(table.table) > TABLE_NAME_LENGTH:
         yield Problem(("table",), f"has {len(table.table)} characters", f"use at most {TABLE_NAME_LENGTH}")
     if "__" in table.table:
-        yield Problem(
-            ("table",), "holds __, which Pinot puts between the parts of a segment's name", "use one _"
-        )
+        yield Problem(("table",), "holds __, which Pinot puts between the parts of a segment's name", "use one _")
     for suffix in ("_REALTIME", "_OFFLINE"):
         if table.table.upper().endswith(suffix):
             yield Problem(("table",), f"ends with {suffix}", "leave it out: Pinot appends it")
     if not TABLE_NAME.fullmatch(table.database):
-        yield Problem(
-            ("database",), f"{table.database!r} is no database name", "use letters, digits, _ and -"
-        )
+        yield Problem(("database",), f"{table.database!r} is no database name", "use letters, digits, _ and -")
     if not TABLE_NAME.fullmatch(table.tenant):
         yield Problem(("tenant",), f"{table.tenant!r} is no tenant name", "use letters, digits, _ and -")
 
@@ -154,9 +150,7 @@ def _columns(table: PinotTable) -> Iterator[Problem]:
     for name, column in table.columns.items():
         path = ("columns", name)
         if not _COLUMN_NAME.fullmatch(name):
-            yield Problem(
-                path, f"{name!r} is no column name", "begin with a letter and use letters, digits and _"
-            )
+            yield Problem(path, f"{name!r} is no column name", "begin with a letter and use letters, digits and _")
         if name.lower() in folded:
             yield Problem(
                 path,
@@ -170,17 +164,11 @@ def _columns(table: PinotTable) -> Iterator[Problem]:
 
 def _field(path: tuple[str, ...], column: Column) -> Iterator[Problem]:
     if column.field == "metric" and column.type not in _NUMBERS:
-        yield Problem(
-            (*path, "type"), f"{column.type} cannot be a metric", "make it a dimension or use a number type"
-        )
+        yield Problem((*path, "type"), f"{column.type} cannot be a metric", "make it a dimension or use a number type")
     if column.field == "dateTime" and column.type not in _TIMES:
-        yield Problem(
-            (*path, "type"), f"{column.type} cannot be a dateTime", "use LONG, TIMESTAMP, INT or STRING"
-        )
+        yield Problem((*path, "type"), f"{column.type} cannot be a dateTime", "use LONG, TIMESTAMP, INT or STRING")
     if column.field == "dateTime" and column.type in ("STRING", "INT") and column.format is None:
-        yield Problem(
-            path, f"a dateTime of type {column.type} needs a format", "add format, such as 1:DAYS:EPOCH"
-        )
+        yield Problem(path, f"a dateTime of type {column.type} needs a format", "add format, such as 1:DAYS:EPOCH")
     for key, value, pattern, example in (
         ("format", column.format, _FORMAT, "1:MILLISECONDS:EPOCH"),
         ("granularity", column.granularity, _GRANULARITY, "1:MILLISECONDS"),
@@ -196,9 +184,7 @@ def _field(path: tuple[str, ...], column: Column) -> Iterator[Problem]:
     if not column.dictionary and column.type == "BOOLEAN":
         yield Problem((*path, "dictionary"), "a BOOLEAN has two values only", "remove it")
     if "max_length" in column.model_fields_set and column.type not in ("STRING", "JSON", "BYTES"):
-        yield Problem(
-            (*path, "max_length"), f"belongs to STRING, JSON and BYTES, this is {column.type}", "remove it"
-        )
+        yield Problem((*path, "max_length"), f"belongs to STRING, JSON and BYTES, this is {column.type}", "remove it")
 
 
 def _default(path: tuple[str, ...], column: Column) -> Iterator[Problem]:
@@ -214,11 +200,7 @@ def _fits(type_: str, value: Scalar) -> bool:
     if type_ == "BOOLEAN":
         return isinstance(value, bool)
     if type_ in _RANGES:
-        return (
-            isinstance(value, int)
-            and not isinstance(value, bool)
-            and -_RANGES[type_] <= value < _RANGES[type_]
-        )
+        return isinstance(value, int) and not isinstance(value, bool) and -_RANGES[type_] <= value < _RANGES[type_]
     if type_ in _NUMBERS:
         return isinstance(value, (int, float)) and not isinstance(value, bool)
     if type_ == "BYTES":
@@ -239,13 +221,9 @@ def _is_json(text: str) -> bool:
 def _time(table: PinotTable) -> Iterator[Problem]:
     column = table.columns.get(table.time_column)
     if column is None:
-        yield Problem(
-            ("time_column",), f"there is no column {table.time_column!r}", _choose(table, "dateTime")
-        )
+        yield Problem(("time_column",), f"there is no column {table.time_column!r}", _choose(table, "dateTime"))
     elif column.field != "dateTime":
-        yield Problem(
-            ("time_column",), f"{table.time_column} is a {column.field}", "set its field to dateTime"
-        )
+        yield Problem(("time_column",), f"{table.time_column} is a {column.field}", "set its field to dateTime")
 
 
 def _choose(table: PinotTable, field: str | None = None) -> str:
@@ -255,9 +233,7 @@ def _choose(table: PinotTable, field: str | None = None) -> str:
 
 def _mode(table: PinotTable) -> Iterator[Problem]:
     if table.mode == "upsert" and table.upsert is None:
-        yield Problem(
-            ("mode",), "an upsert table needs a key", "add upsert: with primary_key and comparison_column"
-        )
+        yield Problem(("mode",), "an upsert table needs a key", "add upsert: with primary_key and comparison_column")
     if table.mode == "append" and table.upsert is not None:
         yield Problem(("upsert",), "an append table has no key", "set mode: upsert or remove this section")
 
@@ -298,9 +274,7 @@ def _comparison(table: PinotTable, name: str) -> Iterator[Problem]:
     if column is None:
         yield Problem(path, f"there is no column {name!r}", _choose(table))
     elif column.type not in _COMPARABLE:
-        yield Problem(
-            path, f"{name} is {column.type}, which has no order", "use a number, a time or fixed-width text"
-        )
+        yield Problem(path, f"{name} is {column.type}, which has no order", "use a number, a time or fixed-width text")
     elif table.upsert is not None and name in table.upsert.primary_key:
         yield Problem(
             path, f"{name} is part of the key and so always equal", "use a column that grows with each change"
@@ -314,6 +288,4 @@ def _indexes(table: PinotTable) -> Iterator[Problem]:
             if column is None:
                 yield Problem((key, index), f"there is no column {name!r}", _choose(table))
             elif key == "inverted_index" and not column.dictionary:
-                yield Problem(
-                    (key, index), f"{name} has no dictionary", "remove it here or set dictionary: true"
-                )
+                yield Problem((key, index), f"{name} has no dictionary", "remove it here or set dictionary: true")

@@ -27,9 +27,7 @@ def default_tables(stream: Stream, schema: TableSchema) -> tuple[PinotTable, ...
     return (_current(stream, schema, stream.table.realtime), _history(stream, schema, stream.table.realtime))
 
 
-def complete(
-    declared: Iterable[PinotTable], captured: Iterable[tuple[Stream, TableSchema]]
-) -> tuple[PinotTable, ...]:
+def complete(declared: Iterable[PinotTable], captured: Iterable[tuple[Stream, TableSchema]]) -> tuple[PinotTable, ...]:
     """The declared tables, and the generated ones of captured tables whose names are not declared.
 
     :param declared: from ``pinot_tables/``.
@@ -47,9 +45,7 @@ def _current(stream: Stream, schema: TableSchema, realtime: Realtime) -> PinotTa
     return PinotTable(
         table=stream.pinot_current or "",
         mode="upsert",
-        kafka=Kafka(
-            topic=stream.current_topic or "", partitions=realtime.partitions, cleanup_policy="compact"
-        ),
+        kafka=Kafka(topic=stream.current_topic or "", partitions=realtime.partitions, cleanup_policy="compact"),
         time_column="last_updated_ts",
         upsert=Upsert(
             primary_key=tuple(column.name for column in _in_key_order(columns, schema)),
@@ -67,9 +63,7 @@ def _current(stream: Stream, schema: TableSchema, realtime: Realtime) -> PinotTa
 
 def _history(stream: Stream, schema: TableSchema, realtime: Realtime) -> PinotTable:
     columns = realtime_columns(schema)
-    images = {
-        f"{image}_{column.name}": _column(column) for image in ("after", "before") for column in columns
-    }
+    images = {f"{image}_{column.name}": _column(column) for image in ("after", "before") for column in columns}
     return PinotTable(
         table=stream.pinot_history or "",
         mode="upsert",
@@ -99,9 +93,7 @@ def _history(stream: Stream, schema: TableSchema, realtime: Realtime) -> PinotTa
 
 
 def _in_key_order(columns: Iterable[RealtimeColumn], schema: TableSchema) -> list[RealtimeColumn]:
-    return sorted(
-        (column for column in columns if column.key), key=lambda column: schema.key.index(column.source.name)
-    )
+    return sorted((column for column in columns if column.key), key=lambda column: schema.key.index(column.source.name))
 
 
 def _column(column: RealtimeColumn) -> Column:

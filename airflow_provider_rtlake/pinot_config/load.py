@@ -74,9 +74,7 @@ def load_files(files: Iterable[YamlFile]) -> list[PinotTable]:
 def _read_defaults(file: YamlFile, problems: list[str]) -> dict[str, Any]:
     if not isinstance(file.data, dict) or set(file.data) != {"global"}:
         problems.append(
-            file.problem(
-                (), "holds more or less than one key global", "write global: and the defaults under it"
-            )
+            file.problem((), "holds more or less than one key global", "write global: and the defaults under it")
         )
         return {}
     return _section(file, problems)
@@ -113,9 +111,7 @@ def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
     result = dict(below)
     for key, value in above.items():
         under = result.get(key)
-        result[key] = (
-            _merge(under, value) if isinstance(under, Mapping) and isinstance(value, Mapping) else value
-        )
+        result[key] = _merge(under, value) if isinstance(under, Mapping) and isinstance(value, Mapping) else value
     return result
 
 

@@ -7,9 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 Scalar = bool | int | float | str
-DataType = Literal[
-    "INT", "LONG", "FLOAT", "DOUBLE", "BIG_DECIMAL", "BOOLEAN", "TIMESTAMP", "STRING", "JSON", "BYTES"
-]
+DataType = Literal["INT", "LONG", "FLOAT", "DOUBLE", "BIG_DECIMAL", "BOOLEAN", "TIMESTAMP", "STRING", "JSON", "BYTES"]
 FieldType = Literal["dimension", "metric", "dateTime"]
 MILLIS_FORMAT = "1:MILLISECONDS:EPOCH"
 # Pinot cuts strings at 512 characters unless told otherwise.

@@ -207,11 +207,7 @@ def merged_table(wanted: Json, actual: Json) -> Json:
 
 def _table(wanted: Json, actual: Json | None) -> list[Difference]:
     if actual is None:
-        return [
-            Difference(
-                "table", None, f"{wanted['tableName']} on {_stream(wanted)['stream.kafka.topic.name']}"
-            )
-        ]
+        return [Difference("table", None, f"{wanted['tableName']} on {_stream(wanted)['stream.kafka.topic.name']}")]
     was, becomes = _owned(actual), _owned(wanted)
     return [
         Difference(f"table.{path}", was.get(path), becomes.get(path), path in _REBUILD)
@@ -231,9 +227,7 @@ def _owned(config: Json) -> dict[str, str]:
             if value not in (None, [], "", False) and value != _NOTHING.get(path):
                 result[path] = _plain(key, value)
     # A server may leave out what equals the table's replication.
-    replication = (
-        result.get("segmentsConfig.replication") or result.get("segmentsConfig.replicasPerPartition") or "1"
-    )
+    replication = result.get("segmentsConfig.replication") or result.get("segmentsConfig.replicasPerPartition") or "1"
     for key in ("replication", "replicasPerPartition"):
         result.setdefault(f"segmentsConfig.{key}", replication)
     return result | {f"{_STREAM}.{key}": str(value) for key, value in _stream(config).items()}
@@ -243,9 +237,7 @@ def _stream(config: Json) -> Mapping[str, Any]:
     found = (config.get("tableIndexConfig") or {}).get("streamConfigs")
     if found:
         return dict(found)
-    ingestion = ((config.get("ingestionConfig") or {}).get("streamIngestionConfig") or {}).get(
-        "streamConfigMaps"
-    )
+    ingestion = ((config.get("ingestionConfig") or {}).get("streamIngestionConfig") or {}).get("streamConfigMaps")
     return dict(ingestion[0]) if ingestion else {}
 
 
@@ -279,9 +271,7 @@ def _fields(schema: Json) -> dict[str, _Field]:
     result: dict[str, _Field] = {}
     for section, kind in _FIELD_KINDS.items():
         for spec in schema.get(section) or ():
-            more = {
-                key: str(spec[key]) for key in ("format", "granularity", "defaultNullValue") if key in spec
-            }
+            more = {key: str(spec[key]) for key in ("format", "granularity", "defaultNullValue") if key in spec}
             if spec.get("maxLength", _DEFAULT_LENGTH) != _DEFAULT_LENGTH:
                 more["maxLength"] = str(spec["maxLength"])
             if "defaultNullValue" in spec:

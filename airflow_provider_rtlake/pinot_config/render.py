@@ -51,9 +51,7 @@ class Rendered:
         return self.declaration.full_name
 
 
-def render(
-    table: PinotTable, *, bootstrap_servers: str | None = None, version: PinotVersion = LOCKED
-) -> Rendered:
+def render(table: PinotTable, *, bootstrap_servers: str | None = None, version: PinotVersion = LOCKED) -> Rendered:
     """Schema, table configuration and topic of a declaration.
 
     :param table: the declaration.
@@ -187,9 +185,7 @@ def topic_of(table: PinotTable) -> Topic:
     :param table: the declaration.
     """
     kafka = table.kafka
-    config = {"cleanup.policy": kafka.cleanup_policy} | {
-        key: text(value) for key, value in kafka.config.items()
-    }
+    config = {"cleanup.policy": kafka.cleanup_policy} | {key: text(value) for key, value in kafka.config.items()}
     return Topic(kafka.topic, kafka.partitions, kafka.replication_factor, config)
 
 

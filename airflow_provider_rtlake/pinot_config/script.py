@@ -94,7 +94,5 @@ def _script(rendered: Rendered) -> str:
         bootstrap=shlex.quote(bootstrap),
         partitions=topic.partitions,
         factor=topic.replication_factor,
-        config="".join(
-            f" \\\n    --config {shlex.quote(f'{key}={value}')}" for key, value in topic.config.items()
-        ),
+        config="".join(f" \\\n    --config {shlex.quote(f'{key}={value}')}" for key, value in topic.config.items()),
     )

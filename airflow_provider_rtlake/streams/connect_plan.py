@@ -103,9 +103,7 @@ def plan_undeclared(present: Iterable[str], declared: Iterable[str], *, prune: b
     :param declared: names of those that are declared.
     :param prune: whether to delete them.
     """
-    return [
-        Plan(name, "delete" if prune else "undeclared") for name in sorted(set(present).difference(declared))
-    ]
+    return [Plan(name, "delete" if prune else "undeclared") for name in sorted(set(present).difference(declared))]
 
 
 def _shown(key: str, value: str | None) -> str | None:

@@ -87,12 +87,8 @@ def load_declarations(folder: str | Path) -> Declarations:
     """
     root = Path(folder)
     if not root.is_dir():
-        raise DeclarationError(
-            [f"{root}: (folder): does not exist; create it with one YAML file for each connector"]
-        )
-    paths = sorted(
-        path for path in root.iterdir() if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
-    )
+        raise DeclarationError([f"{root}: (folder): does not exist; create it with one YAML file for each connector"])
+    paths = sorted(path for path in root.iterdir() if path.suffix.lower() in SUFFIXES and not path.name.startswith("."))
     if not paths:
         raise DeclarationError([f"{root}: (folder): holds no *.yaml file; write one for each connector"])
     loaded = [_load(path, f"{root.name}/{path.name}") for path in paths]
@@ -184,9 +180,7 @@ def _table_defaults(table: Any) -> Any:
         return {}
     if not isinstance(table, dict):
         return table
-    return {
-        key: {} if key in ("history", "realtime") and value is True else value for key, value in table.items()
-    }
+    return {key: {} if key in ("history", "realtime") and value is True else value for key, value in table.items()}
 
 
 _REQUIRED: tuple[KeyPath, ...] = ((), ("connector",), ("topic_prefix",), ("tables",))

@@ -208,9 +208,7 @@ def _setting(key: str, value: str | int | bool) -> Iterator[Problem]:
 
 def _instead(key: str | None) -> str:
     return (
-        "remove the line: the rest of the path relies on its value"
-        if key is None
-        else f"remove the line and set {key}"
+        "remove the line: the rest of the path relies on its value" if key is None else f"remove the line and set {key}"
     )
 
 

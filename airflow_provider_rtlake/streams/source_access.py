@@ -88,9 +88,7 @@ class SourceAccess:
         """
         user = self.replication_user or str(connect_extra.get("database_login") or "")
         folder, name = connect_extra.get("secrets_dir"), connect_extra.get("database_secret")
-        reference = self.replication_password or (
-            f"${{directory:{folder}:{name}}}" if folder and name else ""
-        )
+        reference = self.replication_password or (f"${{directory:{folder}:{name}}}" if folder and name else "")
         if not user or not reference:
             raise UserError(
                 "no connection names the role that Debezium logs in as; write replication_user and replication_password"
@@ -130,7 +128,5 @@ class SourceAccess:
             where = f"{self.user}@{self.host}:{self.port}/{self.dbname}"
             text = str(error).strip()
             if "password authentication" in text or "does not exist" in text or "no pg_hba" in text:
-                raise UserError(
-                    f"PostgreSQL refuses {where}: {text}; correct the source's connection"
-                ) from error
+                raise UserError(f"PostgreSQL refuses {where}: {text}; correct the source's connection") from error
             raise ServiceUnavailable("PostgreSQL", f"no answer from {where}: {text}") from error

@@ -169,9 +169,7 @@ def _grants(connection: Connection, connector: Connector, role: str) -> Iterator
         if not _holds(connection, "has_schema_privilege(%s, %s, 'USAGE')", role, quote_identifier(schema)):
             yield SourceChange(
                 f"USAGE on schema {schema} for {role}",
-                sql.SQL("GRANT USAGE ON SCHEMA {} TO {}").format(
-                    sql.Identifier(schema), sql.Identifier(role)
-                ),
+                sql.SQL("GRANT USAGE ON SCHEMA {} TO {}").format(sql.Identifier(schema), sql.Identifier(role)),
             )
     for stream in connector.streams:
         if not _holds(connection, "has_table_privilege(%s, %s, 'SELECT')", role, _name(stream)):
@@ -183,9 +181,7 @@ def _grants(connection: Connection, connector: Connector, role: str) -> Iterator
 
 def _holds(connection: Connection, call: str, role: str, name: str) -> bool:
     schema = call.startswith("has_schema")
-    bare = (
-        name[1:-1].replace('""', '"') if schema else name
-    )  # the schema's name is taken as it is, a table's is parsed
+    bare = name[1:-1].replace('""', '"') if schema else name  # the schema's name is taken as it is, a table's is parsed
     row = connection.execute(f"SELECT {call} AS held", (role, bare)).fetchone()  # one of two constants
     return bool(row and row["held"])
 
@@ -283,9 +279,7 @@ def has_publication(connection: Connection, name: str) -> bool:
     :param name: of the publication.
     """
     with _explained(f"looking for the publication {name}"):
-        return bool(
-            connection.execute("SELECT 1 AS found FROM pg_publication WHERE pubname = %s", (name,)).fetchall()
-        )
+        return bool(connection.execute("SELECT 1 AS found FROM pg_publication WHERE pubname = %s", (name,)).fetchall())
 
 
 def drop_publication(connection: Connection, connector: Connector) -> bool:
@@ -298,9 +292,7 @@ def drop_publication(connection: Connection, connector: Connector) -> bool:
     with _explained(f"dropping the publication {connector.publication}"):
         if not has_publication(connection, connector.publication):
             return False
-        connection.execute(
-            sql.SQL("DROP PUBLICATION IF EXISTS {}").format(sql.Identifier(connector.publication))
-        )
+        connection.execute(sql.SQL("DROP PUBLICATION IF EXISTS {}").format(sql.Identifier(connector.publication)))
         return True
 
 

@@ -69,9 +69,7 @@ def read_yaml(path: Path, name: str | None = None) -> YamlFile:
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        return YamlFile(
-            shown, None, problems=(f"{shown}:1: (file): is not UTF-8: {error.reason}; save it as UTF-8",)
-        )
+        return YamlFile(shown, None, problems=(f"{shown}:1: (file): is not UTF-8: {error.reason}; save it as UTF-8",))
     return parse_yaml(text, shown)
 
 
@@ -103,14 +101,10 @@ def _syntax(name: str, error: Exception) -> str:
     mark = getattr(error, "problem_mark", None)
     line = 1 if mark is None else mark.line + 1
     what = getattr(error, "problem", None) or str(error).splitlines()[0]
-    return (
-        f"{name}:{line}: (file): is not valid YAML: {what}; check indentation, colons and quotes on this line"
-    )
+    return f"{name}:{line}: (file): is not valid YAML: {what}; check indentation, colons and quotes on this line"
 
 
-def _walk(
-    node: yaml.Node, path: Path_, name: str, lines: dict[Path_, int], problems: list[str], depth: int
-) -> None:
+def _walk(node: yaml.Node, path: Path_, name: str, lines: dict[Path_, int], problems: list[str], depth: int) -> None:
     line = node.start_mark.line + 1
     lines.setdefault(path, line)
     if len(lines) > _KEYS:  # aliases of aliases make a short file endless
@@ -118,9 +112,7 @@ def _walk(
             problem=f"is too large: more than {_KEYS} keys and values", problem_mark=node.start_mark
         )
     if depth > 30:
-        problems.append(
-            f"{name}:{line}: {path[0]}: is nested too deeply; declarations are at most a few levels deep"
-        )
+        problems.append(f"{name}:{line}: {path[0]}: is nested too deeply; declarations are at most a few levels deep")
     elif isinstance(node, yaml.MappingNode):
         for key_node, value in node.value:
             key = _key(key_node)
@@ -128,9 +120,7 @@ def _walk(
             where = (*path, key)
             if where in lines:
                 dotted = ".".join(str(part) for part in where)
-                problems.append(
-                    f"{name}:{here}: {dotted}: is given twice (first on line {lines[where]}); keep one"
-                )
+                problems.append(f"{name}:{here}: {dotted}: is given twice (first on line {lines[where]}); keep one")
                 continue
             lines[where] = here
             _walk(value, where, name, lines, problems, depth + 1)
