@@ -41,13 +41,17 @@ METRICS: dict[str, Metric] = {
     "rtlake_flink_taskmanagers": Metric("Registered TaskManagers"),
     "rtlake_flink_slots_free": Metric("Free task slots"),
     "rtlake_flink_job_state": Metric(
-        "1 for the state that a job is in (ABSENT: a declared lane without a job at work)", ("job", "state")
+        "1 for the state that a job is in (ABSENT: a declared lane without a job at work)", ("flink_job", "state")
     ),
-    "rtlake_flink_job_tasks_not_running": Metric("Tasks of a job that do not process records", ("job",)),
-    "rtlake_flink_job_restarts": Metric("Restarts since a job's start", ("job",), "counter"),
-    "rtlake_flink_job_checkpoints_failed": Metric("Failed checkpoints since a job's start", ("job",), "counter"),
-    "rtlake_flink_job_checkpoint_age_seconds": Metric("Time since a job's last completed checkpoint began", ("job",)),
-    "rtlake_flink_job_checkpoint_duration_seconds": Metric("Duration of a job's last completed checkpoint", ("job",)),
+    "rtlake_flink_job_tasks_not_running": Metric("Tasks of a job that do not process records", ("flink_job",)),
+    "rtlake_flink_job_restarts": Metric("Restarts since a job's start", ("flink_job",), "counter"),
+    "rtlake_flink_job_checkpoints_failed": Metric("Failed checkpoints since a job's start", ("flink_job",), "counter"),
+    "rtlake_flink_job_checkpoint_age_seconds": Metric(
+        "Time since a job's last completed checkpoint began", ("flink_job",)
+    ),
+    "rtlake_flink_job_checkpoint_duration_seconds": Metric(
+        "Duration of a job's last completed checkpoint", ("flink_job",)
+    ),
     "rtlake_pinot_partitions_consuming": Metric("Partitions that a Pinot table reads", ("table",)),
     "rtlake_pinot_partitions": Metric("Partitions that a Pinot table should read", ("table",)),
     "rtlake_pinot_lag_messages": Metric("Messages of its topic that a Pinot table has not read", ("table",)),

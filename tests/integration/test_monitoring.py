@@ -121,6 +121,11 @@ def test_every_target_is_up(prometheus: httpx.Client) -> None:
     assert down == []
 
 
+def test_no_label_collides_with_those_of_prometheus(prometheus: httpx.Client) -> None:
+    assert ask(prometheus, '{exported_job!=""}') == []
+    assert ask(prometheus, '{exported_instance!=""}') == []
+
+
 def test_everything_listens_on_loopback(stack: Stack) -> None:
     import psutil
 

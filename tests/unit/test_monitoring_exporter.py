@@ -65,6 +65,7 @@ def test_names_and_units_are_prometheus_style() -> None:
         assert name.startswith("rtlake_")
         assert not name.endswith("_total"), "the client adds it"
         assert metric.help
+        assert not {"job", "instance"} & set(metric.labels), "Prometheus adds these: ours would become exported_job"
 
 
 def test_every_metric_is_documented_as_it_is() -> None:
@@ -84,7 +85,7 @@ def test_an_answer_becomes_text_that_prometheus_reads() -> None:
     board = Board([Probe("lanes", lambda: samples, 15)], clock=Clock())
     assert board.ask(board.probes[0])
     shown = figures_of(text(board))
-    assert shown["rtlake_flink_job_restarts_total", (("job", "bronze.mydb.public.a"),)] == 3
+    assert shown["rtlake_flink_job_restarts_total", (("flink_job", "bronze.mydb.public.a"),)] == 3
     assert shown["rtlake_lane_lag_messages", (("lane", "bronze"), ("table", 'public."My ""Table\\'))] == 7
     assert shown["rtlake_probe_up", (("probe", "lanes"),)] == 1
     assert shown["rtlake_probe_timestamp_seconds", (("probe", "lanes"),)] == 1000
