@@ -146,7 +146,7 @@ class Writer(threading.Thread):
                 "raw = '\\xdeadbeef'",
                 "at = clock_timestamp()",
                 "at = 'infinity'",
-                "day = '0044-03-15'",  # not BC: Debezium's snapshot loses the era
+                "day = '0044-03-15'",  # not BC: docs/scd2.md, limits
                 "day = 'infinity'",
                 "doc = '{\"k\": [1, 2.50, null]}'",
                 "ratio = 'NaN'",
