@@ -197,7 +197,7 @@ class Run:
                     end=time.time(),
                     status="failed" if error else "success",
                     error=error,
-                    log=str(self.folder / f"{name}.trace") if error else None,
+                    log=f"runs/{self.run_id}/{name}.trace" if error else None,  # below the folder of the records
                 ),
                 samples=sampler.result,
                 hops=account.hops,

@@ -61,7 +61,7 @@ def test_a_failed_stage_fails_the_run_with_its_reason(tmp_path: Path, events: so
         raise CheckFailed("rows are missing")
     made = record(run)
     assert (made.status, made.reason) == ("failed", "stage prepare: rows are missing")
-    assert Path(str(made.stages[0].log)).read_text().startswith("Traceback")
+    assert (tmp_path / str(made.stages[0].log)).read_text().startswith("Traceback")
 
 
 def test_a_stage_that_left_no_account_fails_the_run(tmp_path: Path, events: source.Events) -> None:
