@@ -68,7 +68,8 @@ def test_the_projects_own_dags(no_network: None) -> None:
         assert dag.max_active_runs == 1
         assert dag.catchup is False
         for task in dag.tasks:
-            assert dag_factories.log_link in [task.on_failure_callback, *(task.on_failure_callback or [])]
+            callbacks: Any = task.on_failure_callback
+            assert dag_factories.log_link in (callbacks if isinstance(callbacks, (list, tuple)) else [callbacks])
 
 
 def test_a_table_gets_its_dag_by_its_declaration(declared: Path) -> None:
