@@ -92,7 +92,7 @@ def _let_go(engine: str) -> None:
     if engine == "duckdb":
         from dbt.adapters.duckdb.connections import DuckDBConnectionManager
 
-        DuckDBConnectionManager.close_all_connections()
+        DuckDBConnectionManager.close_all_connections()  # type: ignore[no-untyped-call]
 
 
 def result(path: Path) -> DbtResult:

@@ -51,7 +51,7 @@ def run_python_models_here(spark: SparkSession) -> None:
 
     :param spark: the session.
     """
-    from dbt.adapters.base import PythonJobHelper
+    from dbt.adapters.base.impl import PythonJobHelper
     from dbt.adapters.spark.impl import SparkAdapter
 
     class InThisSession(PythonJobHelper):
@@ -61,8 +61,9 @@ def run_python_models_here(spark: SparkSession) -> None:
         def submit(self, compiled_code: str) -> Any:
             exec(compile(compiled_code, "<dbt python model>", "exec"), {"spark": spark})  # noqa: S102 - it is the project's
 
-    SparkAdapter.default_python_submission_method = property(lambda self: "session")
-    SparkAdapter.python_submission_helpers = property(lambda self: {"session": InThisSession})
+    adapter: Any = SparkAdapter
+    adapter.default_python_submission_method = property(lambda self: "session")
+    adapter.python_submission_helpers = property(lambda self: {"session": InThisSession})
     # dbt asks for it and is content with its absence; with a newer pandas its import ends in another error.
     sys.modules["pyspark.pandas"] = None  # type: ignore[assignment]
 

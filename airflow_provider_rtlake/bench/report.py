@@ -10,6 +10,7 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from airflow_provider_rtlake.bench.catalog import CROSS_CUTS, PIPELINES, TIERS, Pipeline
 from airflow_provider_rtlake.bench.record import Record
@@ -295,7 +296,7 @@ def _links(cell: str) -> str:
     return re.sub(r"\[([^\]]+)\]\(([^)]+)\)", r'<a href="\2">\1</a>', escaped)
 
 
-def _figure(traces: Sequence[Mapping[str, object]], title: str, **layout: object) -> str:
+def _figure(traces: Sequence[Mapping[str, Any]], title: str, **layout: Any) -> str:
     import plotly.graph_objects as go
 
     figure = go.Figure(data=[go.Bar(**trace) for trace in traces])
@@ -305,7 +306,7 @@ def _figure(traces: Sequence[Mapping[str, object]], title: str, **layout: object
         margin={"l": 330, "r": 20, "t": 48, "b": 40},
         template="plotly_white",
         **layout,
-    )  # type: ignore[arg-type]
+    )
     return str(figure.to_html(full_html=False, include_plotlyjs=False))
 
 

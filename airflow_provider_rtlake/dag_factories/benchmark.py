@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from airflow.sdk import DAG, Param
+from airflow.sdk import DAG, BaseOperator, Param
 
 from airflow_provider_rtlake.bench.catalog import PIPELINES, TIERS, Pipeline
 from airflow_provider_rtlake.dag_factories.common import OWNER, START, TAG, log_link
@@ -48,7 +48,7 @@ def benchmark_dag(pipeline: Pipeline) -> DAG:
             "exclusive": Param(False, type="boolean", description="Stop services that are not needed, but Airflow's"),
         },
     ) as dag:
-        last = BenchmarkBeginOperator(
+        last: BaseOperator = BenchmarkBeginOperator(
             task_id="begin",
             pipeline=pipeline.id,
             events="{{ params.events }}",
