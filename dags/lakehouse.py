@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
+from airflow.sdk import DAG
+
 from airflow_provider_rtlake import dag_factories as make
 
 CONNECTORS = make.load(__file__)
 STREAMS = make.streams_of(CONNECTORS)
 HISTORIES = make.streams_of(CONNECTORS, with_history=True)
 
-DAGS = {
-    "lakehouse_deploy": lambda: make.deploy_dag(__file__, CONNECTORS),
-    "lakehouse_checks": lambda: make.checks_dag(HISTORIES),
-    "lakehouse_gold": lambda: make.gold_dag(__file__, HISTORIES),
-    "lakehouse_maintenance": lambda: make.maintenance_dag(STREAMS),
-    **{make.scd2_dag_id(stream): lambda stream=stream: make.scd2_dag(__file__, stream) for stream in HISTORIES},
+DAGS: dict[str, Callable[[], DAG]] = {
+    "lakehouse_deploy": partial(make.deploy_dag, __file__, CONNECTORS),
+    "lakehouse_checks": partial(make.checks_dag, HISTORIES),
+    "lakehouse_gold": partial(make.gold_dag, __file__, HISTORIES),
+    "lakehouse_maintenance": partial(make.maintenance_dag, STREAMS),
+    **{make.scd2_dag_id(stream): partial(make.scd2_dag, __file__, stream) for stream in HISTORIES},
 }
 
 for dag_id, build in DAGS.items():

@@ -6,6 +6,7 @@ What it works on comes as the run's parameters; the test makes it, lets each tas
 from __future__ import annotations
 
 from datetime import datetime, timezone
+from typing import Any
 
 from airflow.sdk import DAG, Param
 
@@ -48,8 +49,8 @@ with DAG(
         for key in ("connector", "pinot_table", "pinot_folder", "lake_table", "snapshot", "jar")
     },
 ):
-    sensor = {"deferrable": True, "poke_interval": 2, "timeout": LIMIT}
-    job = {"deferrable": True, "poll_interval": 1, "wait_seconds": LIMIT}
+    sensor: dict[str, Any] = {"deferrable": True, "poke_interval": 2, "timeout": LIMIT}
+    job: dict[str, Any] = {"deferrable": True, "poll_interval": 1, "wait_seconds": LIMIT}
 
     KafkaConnectRunningSensor(task_id="connector_runs", connectors="{{ params.connector }}", **sensor)
     PinotApplyTablesOperator(
