@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -66,10 +67,11 @@ def test_declared_types_staging_truncate_and_prune(
     rtlake: Callable[..., str],
 ) -> None:
     """One deployment for all of it: a lane's start takes its time."""
+    folder = f"it_staging_{int(time.time())}"
     ddl = "CREATE TABLE {table} (id int PRIMARY KEY, note text, price numeric(19,2), made timestamptz)"
     declared = declare(
         {"public.it_transactions": ddl, "public.it_pruned": "CREATE TABLE {table} (id int PRIMARY KEY)"},
-        {"public.it_transactions": {"parquet_staging": "it_staging"}, "public.it_pruned": {"realtime": False}},
+        {"public.it_transactions": {"parquet_staging": folder}, "public.it_pruned": {"realtime": False}},
         deploy=False,
     )
     stream = declared.streams["public.it_transactions"]
@@ -96,7 +98,7 @@ def test_declared_types_staging_truncate_and_prune(
     # The plain files hold what bronze holds.
     tables = ["--tables", str(declared.folder / "pinot")]
     rtlake("stream", "stop", "public.it_transactions", "--lane", "bronze", *declared.where, *tables)
-    staged = {tuple(row[name] for name in COLUMNS) for row in _staged(stack, "it_staging")}
+    staged = {tuple(row[name] for name in COLUMNS) for row in _staged(stack, folder)}
     bronze = access.trino(f"SELECT {', '.join(COLUMNS)} FROM {table_name(stream.bronze_table)}")
     assert len(bronze) == 303
     assert staged == {tuple(row) for row in bronze}
