@@ -125,14 +125,20 @@ def _plain(value: Any) -> Any:
     return f"{value:.2f}" if isinstance(value, Decimal) else value
 
 
-def ask(spark: SparkSession, zones: str) -> None:
-    """Answer queries, one JSON text a line, until standard input ends."""
+def ask(spark: SparkSession, zones: str, questions: str, answers: str) -> None:
+    """Answer queries, one JSON text a line, until nobody asks any more.
+
+    :param zones: the Commission's zones, CSV.
+    :param questions: named pipe to read from.
+    :param answers: named pipe to write to.
+    """
     found = spark.read.option("header", "true").csv(f"file://{zones}")
     found.selectExpr("CAST(zone_id AS INT) AS zone_id", "zone_name AS zone").cache().createOrReplaceTempView("zones")
-    print('"ready"', flush=True)
-    for line in sys.stdin:
-        rows = spark.sql(json.loads(line)).collect()
-        print(json.dumps([[_plain(value) for value in row] for row in rows]), flush=True)
+    with Path(questions).open() as asked, Path(answers).open("w") as told:
+        print('"ready"', file=told, flush=True)
+        for line in asked:
+            rows = spark.sql(json.loads(line)).collect()
+            print(json.dumps([[_plain(value) for value in row] for row in rows]), file=told, flush=True)
 
 
 def main() -> None:
@@ -143,7 +149,7 @@ def main() -> None:
     spark = builder.config("spark.sql.timestampType", "TIMESTAMP_NTZ").getOrCreate()
     begun = time.time()
     if what == "ask":
-        ask(spark, paths[0])
+        ask(spark, *paths)
     else:
         stream = Stream(spark, json.loads(Path(paths[0]).read_text()))
         stream.run()

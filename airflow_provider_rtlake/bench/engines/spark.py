@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import subprocess
 import time
 from collections.abc import Sequence
@@ -18,13 +19,14 @@ from airflow_provider_rtlake.exceptions import JobFailed
 from airflow_provider_rtlake.scd2.submit import environment
 
 APPLICATION = Path(__file__).parents[1] / "spark_app.py"
+_ANSWER = 300.0  # seconds for one answer
 _TAIL = 3000  # characters of a failed job's output that an error keeps
 
 
 class Spark(KafkaLake):
     """One Spark application reads the stretch as a stream; another one answers the questions."""
 
-    _server: subprocess.Popen[str] | None = None
+    _session: _Session | None = None
 
     def process(self, account: Account) -> None:
         """See base class."""
@@ -71,39 +73,64 @@ class Spark(KafkaLake):
 
     def ask_spark(self, name: str) -> Sequence[Sequence[Any]]:
         """A question to Spark, on the lake."""
-        if self._server is None:
-            self._server = self._serve()
-        assert self._server.stdin and self._server.stdout  # noqa: S101 - both are pipes
+        if self._session is None:
+            self._session = _Session(self.run.folder, self.stack.home)
         trips = f"nessie.{self.tables['silver']}"
-        asked = queries.text(name, dialect="spark", trips=trips, zones="zones")
-        self._server.stdin.write(json.dumps(asked) + "\n")
-        self._server.stdin.flush()
-        line = self._server.stdout.readline()
-        if not line:
-            raise JobFailed("Spark", f"the session ended; see {self.run.folder / 'spark-ask.log'}")
-        rows: list[list[Any]] = json.loads(line)
-        return rows
-
-    def _serve(self) -> subprocess.Popen[str]:
-        from airflow_provider_rtlake.bench.source import zones_file
-
-        with (self.run.folder / "spark-ask.log").open("w") as log:
-            server = subprocess.Popen(
-                ["spark-submit", str(APPLICATION), "ask", str(zones_file())],
-                env={**os.environ, **environment(self.stack.home)},
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-            )
-        assert server.stdout  # noqa: S101 - a pipe
-        if server.stdout.readline().strip() != '"ready"':
-            raise JobFailed("Spark", f"no session; see {self.run.folder / 'spark-ask.log'}")
-        return server
+        return self._session.ask(queries.text(name, dialect="spark", trips=trips, zones="zones"))
 
     def clean(self) -> None:
         """See base class."""
-        if self._server is not None and self._server.stdin:
-            self._server.stdin.close()
-            self._server.wait(60)
-            self._server = None
+        if self._session is not None:
+            self._session.close()
+            self._session = None
+
+
+class _Session:
+    """An application that answers queries. spark-submit hands standard input on to nobody, so two named pipes do."""
+
+    def __init__(self, folder: Path, home: Path) -> None:
+        from airflow_provider_rtlake.bench.source import zones_file
+
+        self._log = folder / "spark-ask.log"
+        pipes = [folder / "spark-questions", folder / "spark-answers"]
+        for pipe in pipes:
+            pipe.unlink(missing_ok=True)
+            os.mkfifo(pipe, 0o600)
+        # Opened for both directions: nobody has to be at the other end yet.
+        self._questions, self._answers = (os.open(pipe, os.O_RDWR) for pipe in pipes)
+        self._rest = b""
+        with self._log.open("w") as log:
+            self._process = subprocess.Popen(
+                ["spark-submit", str(APPLICATION), "ask", str(zones_file()), *map(str, pipes)],
+                env={**os.environ, **environment(home)},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        self._line()
+
+    def ask(self, query: str) -> list[list[Any]]:
+        """Rows of a query."""
+        os.write(self._questions, (json.dumps(query) + "\n").encode())
+        rows: list[list[Any]] = json.loads(self._line())
+        return rows
+
+    def _line(self) -> bytes:
+        end = time.monotonic() + _ANSWER
+        while b"\n" not in self._rest:
+            ready, _, _ = select.select([self._answers], [], [], 0.5)
+            if ready:
+                self._rest += os.read(self._answers, 1 << 16)
+            elif self._process.poll() is not None or time.monotonic() > end:
+                raise JobFailed("Spark", f"no answer; the end of its log:\n{self._log.read_text()[-_TAIL:]}")
+        line, _, self._rest = self._rest.partition(b"\n")
+        return line
+
+    def close(self) -> None:
+        """End the application."""
+        os.close(self._questions)
+        try:
+            self._process.wait(60)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+        os.close(self._answers)
