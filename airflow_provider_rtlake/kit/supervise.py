@@ -20,6 +20,7 @@ import psutil
 from airflow_provider_rtlake.exceptions import TerminalError, WaitTimeout
 
 _ORPHAN_SECONDS = 30.0  # for what a killed supervisord left behind to end
+UNITS = Path("/etc/systemd/system")
 _START_SECONDS = 20.0  # for supervisord itself to answer
 
 
@@ -176,8 +177,9 @@ class Systemd(Supervisor):
 
     def stop(self, names: Sequence[str]) -> None:
         """See base class."""
-        if names:
-            _systemctl("stop", *map(_unit, names))
+        there = [unit for unit in map(_unit, names) if (UNITS / unit).exists()]  # a removed one cannot be stopped
+        if there:
+            _systemctl("stop", *there)
 
     def refresh(self) -> None:
         """See base class."""

@@ -264,3 +264,13 @@ def test_what_a_playbook_installed_is_known_without_settings(tmp_path: Path) -> 
     assert settings.load(tmp_path) == expected
     settings.save(tmp_path, {"rtlake_port_offset": 8})
     assert settings.load(tmp_path) == {"rtlake_port_offset": 8}
+
+
+def test_a_unit_that_is_gone_is_not_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[tuple[str, ...]] = []
+    monkeypatch.setattr(supervise, "UNITS", tmp_path)
+    monkeypatch.setattr(supervise, "_systemctl", lambda *words: called.append(words) or "")
+    (tmp_path / "rtlake-kafka.service").touch()
+    supervise.Systemd().stop(["kafka", "nessie"])
+    supervise.Systemd().stop(["nessie"])
+    assert called == [("stop", "rtlake-kafka.service")]
