@@ -71,9 +71,7 @@ def mount(name: str, module: str) -> None:
 
         app.command(name, help=f"(cannot be loaded: {reason})")(broken)
         return
-    single = (
-        len(room.registered_commands) == 1 and not room.registered_groups and room.registered_callback is None
-    )
+    single = len(room.registered_commands) == 1 and not room.registered_groups and room.registered_callback is None
     if single:  # the room is one command, not a group of one
         command = room.registered_commands[0]
         command.name = name

@@ -178,9 +178,7 @@ class NessieClient:
         headers = {"Nessie-Client-Spec": "2"}  # without it, errors come without their details
         if token:
             headers["Authorization"] = f"Bearer {token}"
-        self.rest = RestClient(
-            SERVICE, base_url, timeout=timeout, attempts=attempts, verify=verify, headers=headers
-        )
+        self.rest = RestClient(SERVICE, base_url, timeout=timeout, attempts=attempts, verify=verify, headers=headers)
 
     def __enter__(self) -> NessieClient:
         return self
@@ -249,9 +247,7 @@ class NessieClient:
     def _create(self, name: str, type_: ReferenceType, source: Reference | str | None) -> Reference:
         start = self._resolve(source)
         try:
-            answer = self.rest.post(
-                "/trees", params={"name": name, "type": type_}, json=start.to_json(), retry=True
-            )
+            answer = self.rest.post("/trees", params={"name": name, "type": type_}, json=start.to_json(), retry=True)
         except Conflict:
             present = self.find_reference(name)
             if present is not None and present.type == type_ and present.hash == start.hash:
@@ -408,9 +404,7 @@ class NessieClient:
         if operations:
             params["fetch"] = "ALL"
         commits: list[Commit] = []
-        for item in self._pages(
-            f"/trees/{ref_path(ref or self.default_branch())}/history", "logEntries", params
-        ):
+        for item in self._pages(f"/trees/{ref_path(ref or self.default_branch())}/history", "logEntries", params):
             commits.append(_commit(item))
             if len(commits) >= limit:
                 break

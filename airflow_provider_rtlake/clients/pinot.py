@@ -286,9 +286,7 @@ class PinotController(_PinotRole):
         """
         answer = self.rest.get(f"/tables/{_part(name)}/consumingSegmentsInfo")
         found = (answer or {}).get("_segmentToConsumingInfoMap") or {}
-        return tuple(
-            segment for key, servers in sorted(found.items()) for segment in _consuming(key, servers)
-        )
+        return tuple(segment for key, servers in sorted(found.items()) for segment in _consuming(key, servers))
 
     def ingestion(self, name: str) -> Ingestion:
         """How a table's ingestion is doing.
@@ -308,9 +306,7 @@ class PinotController(_PinotRole):
 
     def _debug(self, name: str) -> tuple[str, tuple[str, ...]]:
         try:
-            answer = self.rest.get(
-                f"/debug/tables/{_part(name)}", params={"type": "REALTIME", "verbosity": 1}
-            )
+            answer = self.rest.get(f"/debug/tables/{_part(name)}", params={"type": "REALTIME", "verbosity": 1})
         except RequestRefused:
             return "", ()
         state, errors = "", []

@@ -177,9 +177,7 @@ class PinotDeployment:
         self.log(f"table {name}: close the consuming segments, which still have the old schema")
         self.controller.pause(name)
         try:
-            self._until(
-                lambda: not self._any_consuming(name), wait, f"Pinot table {name} to close its segments"
-            )
+            self._until(lambda: not self._any_consuming(name), wait, f"Pinot table {name} to close its segments")
         finally:
             self.controller.resume(name)
 

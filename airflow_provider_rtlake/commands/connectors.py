@@ -38,9 +38,7 @@ _CONNECTORS = Path("connectors")
 @app.command()
 def validate(
     connectors_dir: ConnectorsDir = _CONNECTORS,
-    online: Annotated[
-        bool, typer.Option("--online", help="Also against the source databases and Debezium.")
-    ] = False,
+    online: Annotated[bool, typer.Option("--online", help="Also against the source databases and Debezium.")] = False,
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
@@ -131,9 +129,7 @@ def delete(
         typer.echo(json.dumps(result))
         return
     slots = ", ".join(result["slots"]) or "none"
-    typer.echo(
-        f"{name}: {'deleted' if result['deleted'] else 'was not there'}; replication slots dropped: {slots}"
-    )
+    typer.echo(f"{name}: {'deleted' if result['deleted'] else 'was not there'}; replication slots dropped: {slots}")
 
 
 def _named(declarations: Declarations, name: str) -> Any:

@@ -25,7 +25,5 @@ def kafka_client(kafka_conn_id: str) -> KafkaClient:
     servers = extra.get("bootstrap.servers")
     if not servers:
         raise UserError(f"connection {kafka_conn_id}: extra has no bootstrap.servers; add host:port")
-    config = {
-        key: value for key, value in extra.items() if key in _ALLOWED or key.startswith(_ALLOWED_PREFIXES)
-    }
+    config = {key: value for key, value in extra.items() if key in _ALLOWED or key.startswith(_ALLOWED_PREFIXES)}
     return KafkaClient({**config, "bootstrap.servers": str(servers)})

@@ -174,9 +174,7 @@ def install(component: Component, cache: Path, opt: Path) -> Path:
     """
     for artifact in component.artifacts:
         if not matches(artifact, cache / artifact.cache_path):
-            raise ArtifactRefused(
-                f"{cache / artifact.cache_path}: missing or its sha256 is not that of the lock"
-            )
+            raise ArtifactRefused(f"{cache / artifact.cache_path}: missing or its sha256 is not that of the lock")
     opt.mkdir(parents=True, exist_ok=True)
     target = opt / component.folder
     building = Path(tempfile.mkdtemp(prefix=f".{component.folder}-", dir=opt))

@@ -110,9 +110,7 @@ def parse_listing(text: str) -> list[str]:
 def _tree(group: dict[str, Any], cache: Path) -> list[Artifact]:
     with tempfile.TemporaryDirectory(prefix="rtlake-lock-") as temporary:
         root = Path(temporary)
-        (root / "pom.xml").write_text(
-            tree_pom(group["maven"], group.get("exclude", []), group.get("managed", []))
-        )
+        (root / "pom.xml").write_text(tree_pom(group["maven"], group.get("exclude", []), group.get("managed", [])))
         listing = root / "list.txt"
         run_maven(
             [

@@ -131,8 +131,7 @@ class Stack:
             for name, s in data["services"].items()
         }
         connections = {
-            name: Connection(conn_id=name, home=Path(data["home"]), **c)
-            for name, c in data["connections"].items()
+            name: Connection(conn_id=name, home=Path(data["home"]), **c) for name, c in data["connections"].items()
         }
         return cls(
             home=Path(data["home"]),

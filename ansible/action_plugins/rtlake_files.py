@@ -27,9 +27,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         for unit in units:
             files += self._unit_files(role, unit, plain)
         arguments["files"] = files
-        result.update(
-            self._execute_module(module_name="rtlake_files", module_args=arguments, task_vars=task_vars)
-        )
+        result.update(self._execute_module(module_name="rtlake_files", module_args=arguments, task_vars=task_vars))
         return result
 
     def _rendered(self, role: str, entry: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
@@ -73,7 +71,5 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             )
         else:
             path = etc / "supervisor" / "conf.d" / f"{name}.conf"
-            common.append(
-                {"path": str(path), "template": "program.conf.j2", "mode": "0644", "owner": "", "group": ""}
-            )
+            common.append({"path": str(path), "template": "program.conf.j2", "mode": "0644", "owner": "", "group": ""})
         return [self._rendered("common", entry, extra) for entry in common]

@@ -40,9 +40,7 @@ def main() -> None:
         from airflow_provider_rtlake.kit import airflow
         from airflow_provider_rtlake.kit.stack import Stack
     except ImportError:
-        module.fail_json(
-            msg="runs only in RTLake's environment: use ./rtlake", exception=traceback.format_exc()
-        )
+        module.fail_json(msg="runs only in RTLake's environment: use ./rtlake", exception=traceback.format_exc())
     pools = {name: int(slots) for name, slots in module.params["pools"].items()}
     try:
         changes = airflow.converge(Stack.load(module.params["home"]), pools, check=module.check_mode)

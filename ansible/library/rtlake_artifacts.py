@@ -48,9 +48,7 @@ def main() -> None:
         from airflow_provider_rtlake.exceptions import RtlakeError
         from airflow_provider_rtlake.kit import artifacts, fetch
     except ImportError:
-        module.fail_json(
-            msg="runs only in RTLake's environment: use ./rtlake", exception=traceback.format_exc()
-        )
+        module.fail_json(msg="runs only in RTLake's environment: use ./rtlake", exception=traceback.format_exc())
     opt, cache = Path(module.params["opt"]), Path(module.params["cache"])
     try:
         lock = artifacts.load_lock(Path(module.params["lock"]))

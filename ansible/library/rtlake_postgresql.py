@@ -60,9 +60,7 @@ def main() -> None:
         from airflow_provider_rtlake.exceptions import RtlakeError
         from airflow_provider_rtlake.kit import postgres
     except ImportError:
-        module.fail_json(
-            msg="runs only in RTLake's environment: use ./rtlake", exception=traceback.format_exc()
-        )
+        module.fail_json(msg="runs only in RTLake's environment: use ./rtlake", exception=traceback.format_exc())
     p = module.params
     server = postgres.Server(p["host"], p["port"], p["password"], p["log"])
     try:

@@ -61,16 +61,12 @@ def main() -> None:
     try:
         from airflow_provider_rtlake.kit import preflight
     except ImportError:
-        module.fail_json(
-            msg="runs only in RTLake's environment: use ./rtlake", exception=traceback.format_exc()
-        )
+        module.fail_json(msg="runs only in RTLake's environment: use ./rtlake", exception=traceback.format_exc())
     p = module.params
     wanted = preflight.Wanted(
         home=Path(p["home"]),
         supervisor=p["supervisor"],
-        ports={
-            f"{c}: {n}": int(p["ports"][n]) for c in p["components"] for n in p["component_ports"].get(c, [])
-        },
+        ports={f"{c}: {n}": int(p["ports"][n]) for c in p["components"] for n in p["component_ports"].get(c, [])},
         memory_mb=sum(int(p["component_memory"].get(c, 0)) for c in p["components"]),
         disk_mb=p["disk_mb"],
         listen=p["listen"],

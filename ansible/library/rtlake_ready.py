@@ -43,9 +43,7 @@ def main() -> None:
         from airflow_provider_rtlake.exceptions import RtlakeError
         from airflow_provider_rtlake.kit import health, stack
     except ImportError:
-        module.fail_json(
-            msg="runs only in RTLake's environment: use ./rtlake", exception=traceback.format_exc()
-        )
+        module.fail_json(msg="runs only in RTLake's environment: use ./rtlake", exception=traceback.format_exc())
     try:
         seconds = health.wait_all(stack.Stack.load(Path(module.params["home"])), module.params["seconds"])
     except RtlakeError as error:

@@ -46,9 +46,7 @@ def main() -> None:
         from airflow_provider_rtlake.exceptions import RtlakeError
         from airflow_provider_rtlake.kit import supervise
     except ImportError:
-        module.fail_json(
-            msg="runs only in RTLake's environment: use ./rtlake", exception=traceback.format_exc()
-        )
+        module.fail_json(msg="runs only in RTLake's environment: use ./rtlake", exception=traceback.format_exc())
     p = module.params
     try:
         started = supervise.converge(

@@ -43,18 +43,14 @@ class FakeController:
                 if isinstance(fault, tuple):
                     status, answer = fault
                 else:
-                    status, answer = fake.answer(
-                        self.command, unquote(parts.path), parse_qs(parts.query), body
-                    )
+                    status, answer = fake.answer(self.command, unquote(parts.path), parse_qs(parts.query), body)
                 if fault == "lost":
                     self.connection.close()
                     return
                 text = answer if isinstance(answer, str) else json.dumps(answer)
                 data = text.encode()
                 self.send_response(status)
-                self.send_header(
-                    "Content-Type", "text/plain" if isinstance(answer, str) else "application/json"
-                )
+                self.send_header("Content-Type", "text/plain" if isinstance(answer, str) else "application/json")
                 self.send_header("Content-Length", str(len(data)))
                 self.end_headers()
                 self.wfile.write(data)
@@ -63,9 +59,7 @@ class FakeController:
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
-        )
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
         self._thread.start()
         self.url = f"http://127.0.0.1:{self._server.server_port}"
 
@@ -88,9 +82,7 @@ class FakeController:
             return 200, {"status": "reload sent"}
         if parts[0] == "debug":
             state = "UNHEALTHY" if self.errors else "HEALTHY"
-            return 200, [
-                {"ingestionStatus": {"ingestionState": state, "errorMessage": "; ".join(self.errors)}}
-            ]
+            return 200, [{"ingestionStatus": {"ingestionState": state, "errorMessage": "; ".join(self.errors)}}]
         return self._tables(method, parts, body)
 
     def _schemas(self, method: str, parts: list[str], body: Any) -> tuple[int, Any]:

@@ -182,14 +182,10 @@ class _Handler(BaseHTTPRequestHandler):
             return nessie.merge(name, body)
         if rest == ["history"]:
             log = [
-                {"commitMeta": nessie.commits[h].meta}
-                for h in nessie.ancestors(head.hash)
-                if nessie.commits[h].meta
+                {"commitMeta": nessie.commits[h].meta} for h in nessie.ancestors(head.hash) if nessie.commits[h].meta
             ]
             for item in log:
-                item["commitMeta"].setdefault(
-                    "parentCommitHashes", nessie.commits[item["commitMeta"]["hash"]].parents
-                )
+                item["commitMeta"].setdefault("parentCommitHashes", nessie.commits[item["commitMeta"]["hash"]].parents)
             return self._paged("logEntries", log, query)
         if rest == ["entries"]:
             items = [

@@ -77,9 +77,7 @@ def test_lost_answer_of_create_is_no_error(fake: FakeController, deployment: Pin
     assert fake.calls.count("POST /tables") == 1
 
 
-def test_refused_create_is_an_error_with_the_servers_words(
-    fake: FakeController, deployment: PinotDeployment
-) -> None:
+def test_refused_create_is_an_error_with_the_servers_words(fake: FakeController, deployment: PinotDeployment) -> None:
     fake.faults["POST /tables"] = [(500, {"code": 500, "error": "Failed to fetch partitions of topic"})]
     with pytest.raises(RequestRefused, match="Failed to fetch partitions of topic"):
         deployment.apply(load_text(TEXT), wait=5)
@@ -93,9 +91,7 @@ def test_invalid_table_touches_nothing(fake: FakeController, deployment: PinotDe
 
 
 def test_ignored_settings_do_not_pass_unseen(fake: FakeController, deployment: PinotDeployment) -> None:
-    fake.faults["POST /tables"] = [
-        (200, {"unrecognizedProperties": {"/upsertConfig/x": 1}, "status": "added"})
-    ]
+    fake.faults["POST /tables"] = [(200, {"unrecognizedProperties": {"/upsertConfig/x": 1}, "status": "added"})]
     with pytest.raises(RequestRefused, match="ignores /upsertConfig/x"):
         deployment.apply(load_text(TEXT), wait=5)
 
@@ -119,9 +115,7 @@ def test_paused_table_is_not_healthy(fake: FakeController, deployment: PinotDepl
     assert not found.healthy(3) and found.reason() == "consumption is paused"
 
 
-def test_new_column_reloads_and_renews_consuming_segments(
-    fake: FakeController, deployment: PinotDeployment
-) -> None:
+def test_new_column_reloads_and_renews_consuming_segments(fake: FakeController, deployment: PinotDeployment) -> None:
     deployment.apply(load_text(TEXT), wait=5)
     fake.calls.clear()
     wider = load_text(TEXT.replace("  price:", "  note: {type: STRING}\n  price:"))
@@ -148,9 +142,7 @@ def test_consumption_resumes_even_if_the_segments_do_not_close(
     assert not fake.paused
 
 
-def test_incompatible_change_is_refused_and_offers_a_rebuild(
-    fake: FakeController, deployment: PinotDeployment
-) -> None:
+def test_incompatible_change_is_refused_and_offers_a_rebuild(fake: FakeController, deployment: PinotDeployment) -> None:
     deployment.apply(load_text(TEXT), wait=5)
     fake.calls.clear()
     other = load_text(TEXT.replace("quantity: {type: INT", "quantity: {type: LONG"))

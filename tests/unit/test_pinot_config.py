@@ -94,10 +94,7 @@ def test_version_decides_the_spelling() -> None:
     assert "kafka30" in streams[1]["stream.kafka.consumer.factory.class.name"]
     deletes = load_text(TEXT.replace("[id]", "[id]\n  delete_column: is_deleted"))
     assert "deleteRecordColumn" not in render(deletes, version=PinotVersion(0, 11)).table["upsertConfig"]
-    assert (
-        render(deletes, version=PinotVersion(1, 1)).table["upsertConfig"]["deleteRecordColumn"]
-        == "is_deleted"
-    )
+    assert render(deletes, version=PinotVersion(1, 1)).table["upsertConfig"]["deleteRecordColumn"] == "is_deleted"
     database = load_text(TEXT + "database: shop\n")
     with pytest.raises(UserError, match=r"needs Pinot 1\.2 or later, the server is 0\.11"):
         render(database, version=PinotVersion(0, 11))

@@ -386,9 +386,7 @@ def test_all_mistakes_of_all_files_at_once(tmp_path) -> None:
     folder.mkdir()
     (folder / "_global.yaml").write_text("global: {replication: none}\n")
     (folder / "a.yaml").write_text(swap("mode: upsert", "mode: x"))
-    (folder / "b.yaml").write_text(
-        swap("time_column: ts", "time_column: t").replace("table: sales", "table: b c")
-    )
+    (folder / "b.yaml").write_text(swap("time_column: ts", "time_column: t").replace("table: sales", "table: b c"))
     (folder / "c.yaml").write_bytes(b"table: \xff\n")
     with pytest.raises(DeclarationError) as caught:
         load_directory(folder)
@@ -415,9 +413,7 @@ def test_same_table_in_two_files() -> None:
         parse_yaml(GOOD, "pinot_tables/a.yaml"),
         parse_yaml(GOOD.replace("sales\n", "Sales\n"), "pinot_tables/b.yaml"),
     ]
-    with pytest.raises(
-        DeclarationError, match=r"b\.yaml:1: table: Sales is declared in pinot_tables/a\.yaml too"
-    ):
+    with pytest.raises(DeclarationError, match=r"b\.yaml:1: table: Sales is declared in pinot_tables/a\.yaml too"):
         load_files(files)
 
 
