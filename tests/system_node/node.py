@@ -41,31 +41,31 @@ def _systemd_runs() -> bool:
     return Path("/run/systemd/system").is_dir()
 
 
-def golden(folder: Path, mirror: str) -> Path:
+def golden(folder: Path, mirror: str | None) -> Path:
     """A fresh Debian to copy nodes from; made once.
 
     :param folder: where it lies, or will.
-    :param mirror: Debian mirror's URL.
+    :param mirror: Debian mirror's URL; None: debootstrap's own choice.
     """
     root = folder / SUITE
     if not (root / ".complete").exists():
         shutil.rmtree(root, ignore_errors=True)
         root.parent.mkdir(parents=True, exist_ok=True)
-        command = ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", SUITE, str(root), mirror]
+        command = ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", SUITE, str(root), *([mirror] if mirror else [])]
         subprocess.run(command, check=True, capture_output=True, text=True)
         (root / ".complete").touch()
     return root
 
 
-def host_mirror() -> str:
-    """The Debian mirror that this machine uses."""
+def host_mirror() -> str | None:
+    """The Debian mirror that this machine uses; None where its package sources name none."""
     for path in (Path("/etc/apt/sources.list"), *sorted(Path("/etc/apt/sources.list.d").glob("*"))):
         for line in path.read_text().splitlines() if path.is_file() else ():
             words = line.split()
             found = [w for w in words if w.startswith("http") and w.rstrip("/").endswith("/debian")]
             if found and words[0] in ("deb", "URIs:"):
                 return found[0]
-    return "http://deb.debian.org/debian"
+    return None
 
 
 class Node:
