@@ -51,7 +51,8 @@ def golden(folder: Path, mirror: str | None) -> Path:
     if not (root / ".complete").exists():
         shutil.rmtree(root, ignore_errors=True)
         root.parent.mkdir(parents=True, exist_ok=True)
-        command = ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", SUITE, str(root), *([mirror] if mirror else [])]
+        command = ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", SUITE, str(root)]
+        command += [mirror] if mirror else []
         subprocess.run(command, check=True, capture_output=True, text=True)
         (root / ".complete").touch()
     return root
