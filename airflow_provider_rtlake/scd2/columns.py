@@ -30,6 +30,7 @@ from airflow_provider_rtlake.scd2.change import (
     canonical_key,
 )
 from airflow_provider_rtlake.scd2.position import Position, epoch_number
+from airflow_provider_rtlake.scd2.tables import scalar_type
 from airflow_provider_rtlake.scd2.values import ColumnType, ValueRefused
 
 Array = np.ndarray[Any, Any]
@@ -58,18 +59,6 @@ _TRANSPORT = {
     **dict.fromkeys(("float", "double", "float32", "float64"), pa.float64()),
     **dict.fromkeys(("string", "bytes"), pa.string()),
 }
-_ARROW = {
-    "boolean": pa.bool_(),
-    "int": pa.int32(),
-    "long": pa.int64(),
-    "float": pa.float32(),
-    "double": pa.float64(),
-    "date": pa.date32(),
-    "timestamp": pa.timestamp("us"),
-    "timestamptz": pa.timestamp("us", tz="UTC"),
-    "string": pa.string(),
-    "binary": pa.binary(),
-}
 _DATES = frozenset({"io.debezium.time.Date", "org.apache.kafka.connect.data.Date"})
 _TIMES = {
     "io.debezium.time.MicroTimestamp": 1,
@@ -83,10 +72,7 @@ def arrow_type(iceberg: str) -> pa.DataType:
     """Arrow's form of an Iceberg type as :class:`.values.ColumnType` spells it."""
     if iceberg.startswith("list<"):
         return pa.list_(pa.field("element", arrow_type(iceberg[5:-1])))
-    if iceberg.startswith("decimal("):
-        precision, scale = iceberg[8:-1].split(",")
-        return pa.decimal128(int(precision), int(scale))
-    return _ARROW[iceberg]
+    return scalar_type(iceberg)
 
 
 @dataclass(frozen=True)

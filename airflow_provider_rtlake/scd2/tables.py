@@ -172,6 +172,14 @@ def _arrow_type(kind: Any) -> pa.DataType:
     if isinstance(kind, dict):  # a list
         element = pa.field("element", _arrow_type(kind["element"]), metadata=_field_id(kind["element-id"]))
         return pa.list_(element)
+    return scalar_type(kind)
+
+
+def scalar_type(kind: str) -> pa.DataType:
+    """Arrow's form of an Iceberg type that is no list, struct or map.
+
+    :raises KeyError: for any other.
+    """
     if kind.startswith("decimal("):
         precision, scale = kind[8:-1].split(",")
         return pa.decimal128(int(precision), int(scale))

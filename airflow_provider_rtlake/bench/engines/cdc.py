@@ -136,17 +136,7 @@ class Cdc(Flink):
 
     def job(self) -> RenderedJob:
         """See base class; the events are Debezium's envelopes."""
-        return taxi_flink.job(
-            f"bench.{self.run.run_id}",
-            self.settings,
-            namespace=self.namespace,
-            topic=self.topic,
-            dlq=self.dead_letters,
-            stretch=self.stretch(),
-            months=self.events.source.months,
-            mode=self.run.start.mode,
-            origin=self._origin(),
-        )
+        return self.rendered(origin=self._origin())
 
     def _origin(self) -> list[str]:
         plain, _ = taxi_flink.sources(self.settings, self.topic, self.stretch(), f"bench.{self.run.run_id}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from typing import Any
 
 import duckdb
 
@@ -43,6 +44,13 @@ class Flink(KafkaLake):
 
     def job(self) -> RenderedJob:
         """The run's job."""
+        return self.rendered()
+
+    def rendered(self, **more: Any) -> RenderedJob:
+        """The taxi job over this run's topics.
+
+        :param more: what a pipeline adds; see :func:`taxi_flink.job`.
+        """
         return taxi_flink.job(
             f"bench.{self.run.run_id}",
             self.settings,
@@ -52,6 +60,7 @@ class Flink(KafkaLake):
             stretch=self.stretch(),
             months=self.events.source.months,
             mode=self.run.start.mode,
+            **more,
         )
 
     def windows(self, account: Account) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
-from airflow_provider_rtlake.bench import queries, taxi_flink
+from airflow_provider_rtlake.bench import queries
 from airflow_provider_rtlake.bench.engines.base import Asker
 from airflow_provider_rtlake.bench.engines.flink import Flink
 from airflow_provider_rtlake.bench.engines.kafka_lake import WAIT
@@ -99,15 +99,7 @@ class Pinot(Flink):
         values = ", ".join(
             expression or f"COALESCE(MAP[{names}][pickup_zone_id], 'unknown')" for _, expression in _COLUMNS.values()
         )
-        return taxi_flink.job(
-            f"bench.{self.run.run_id}",
-            self.settings,
-            namespace=self.namespace,
-            topic=self.topic,
-            dlq=self.dead_letters,
-            stretch=self.stretch(),
-            months=self.events.source.months,
-            mode=self.run.start.mode,
+        return self.rendered(
             more_setup=[f"CREATE TEMPORARY TABLE served ({columns}) WITH (\n  {options(sink)}\n)"],
             more_inserts=[f"INSERT INTO served SELECT {values} FROM judged WHERE reason IS NULL"],  # noqa: S608
         )
