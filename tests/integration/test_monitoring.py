@@ -126,6 +126,7 @@ def test_no_label_collides_with_those_of_prometheus(prometheus: httpx.Client) ->
     assert ask(prometheus, '{exported_instance!=""}') == []
 
 
+@pytest.mark.usefixtures("prometheus")
 def test_everything_listens_on_loopback(stack: Stack) -> None:
     import psutil
 
