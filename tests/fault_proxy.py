@@ -96,10 +96,22 @@ class _Handler(BaseHTTPRequestHandler):
                 self._peer.endheaders(body)
                 return self._peer.getresponse()
             except (http.client.HTTPException, OSError):
-                self._peer = None  # it was closed while it rested
+                self._hang_up()  # it was closed while it rested
                 if attempt == 2:
                     raise
         raise AssertionError
+
+    def _hang_up(self) -> None:
+        if self._peer is not None:
+            self._peer.close()
+            self._peer = None
+
+    def finish(self) -> None:
+        """The client is gone: so is the connection that was made for it."""
+        try:
+            super().finish()
+        finally:
+            self._hang_up()
 
     do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _any
 

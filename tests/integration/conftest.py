@@ -7,6 +7,7 @@ run uses it). RTLAKE_TEST_STACK=/some/home uses a running stack as it is: nothin
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -191,6 +192,7 @@ def spark(stack: Stack) -> Iterator[Any]:
     found = session("scd2-tests")
     yield found
     found.stop()
+    logging.getLogger("py4j").setLevel(logging.WARNING)  # it tells of its end when the streams are closed already
 
 
 @pytest.fixture(scope="session")

@@ -34,6 +34,7 @@ from airflow_provider_rtlake.lanes.dead_letters import dead_letters, dismiss, re
 from airflow_provider_rtlake.lanes.lanes import Lane, LaneRunner, lanes_of
 from airflow_provider_rtlake.streams.model import Connector, Stream
 from airflow_provider_rtlake.streams.schema import Column, TableSchema
+from tests.declared import unproven
 
 pytestmark = pytest.mark.integration
 WAIT = 300.0  # seconds; a machine with two cores may be busy
