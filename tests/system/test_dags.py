@@ -142,6 +142,7 @@ def test_changes_reach_the_histories_and_the_gold_tables(
     dags_test("lakehouse_checks")
 
 
+@unproven  # passed once; a fresh stack's empty table failed it: mended, not run again
 def test_maintenance_leaves_the_tables_as_they_are(
     deployed: inputs.Input, dags_test: DagsTest, checks: list[TableCheck], pg: psycopg.Connection[object]
 ) -> None:
