@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import psutil
 
-from airflow_provider_rtlake.exceptions import WaitTimeout
+from airflow_provider_rtlake.exceptions import RtlakeError, WaitTimeout
 from airflow_provider_rtlake.kit.stack import Stack
 from airflow_provider_rtlake.kit.supervise import Supervisor, supervisor_of
 
@@ -236,7 +236,7 @@ def rss_mb(supervisor: Supervisor, name: str) -> int:
     try:
         pid = supervisor.pid(name)
         return tree_rss(pid) if pid else 0
-    except Exception:
+    except (RtlakeError, OSError):  # the figure is an extra: health does not hang on it
         return 0
 
 

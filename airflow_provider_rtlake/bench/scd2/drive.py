@@ -7,6 +7,7 @@ import statistics
 import tempfile
 import time
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -261,7 +262,7 @@ class Bench:
             self._tell(f"tables of {self._name} may be left: {error}")
 
 
-class _Side:
+class _Side(ABC):
     """Another way to do a batch.
 
     :param request: our merge's request under the side's name.
@@ -271,13 +272,13 @@ class _Side:
     def __init__(self, request: MergeRequest, timed: Timed) -> None:
         self.request, self.timed = request, timed
 
+    @abstractmethod
     def prepare(self, ours: Ours, home: Path, folder: Path) -> None:
         """Bring the table as it was before the first batch."""
-        raise NotImplementedError
 
+    @abstractmethod
     def run(self, ours: Ours) -> None:
         """Do the batch, and note the time."""
-        raise NotImplementedError
 
     def check(self, ours: Ours) -> dict[str, Any] | None:
         """What its history holds, None where it keeps none that can be compared."""
