@@ -46,7 +46,7 @@ def run(pipeline: Pipeline, wish: drive.Wish, results: Path, told: Callable[[str
             airflow.wait({pipeline.dag_id: name}, limit=_LIMIT, watch=lambda _, now: told(now))
         except CheckFailed as error:  # its record says so too
             failure = error
-        timed = airflow.dag_run(pipeline.dag_id, name)
+        timed, tasks = airflow.dag_run(pipeline.dag_id, name), len(airflow.tasks(pipeline.dag_id, name))
     finally:
         airflow.close()
     path, found = _record(stack.home / "var" / "bench", f"{pipeline.dag_id}/{name}", failure)
@@ -54,7 +54,10 @@ def run(pipeline: Pipeline, wish: drive.Wish, results: Path, told: Callable[[str
     stages = sum(stage.seconds for stage in found.stages)
     found.measures["dag_seconds"] = round(wall, 3)
     found.measures["stages_seconds"] = round(stages, 3)
-    found.measures["dag_by_stages"] = round(wall / stages, 3) if stages else 0.0
+    found.measures["dag_tasks"] = tasks
+    if stages:
+        found.measures["dag_by_stages"] = round(wall / stages, 3)
+        found.measures["dag_seconds_a_task"] = round((wall - stages) / tasks, 3)
     path.write_text(found.model_dump_json(indent=1) + "\n")
     if path.parent != results:
         shutil.copy(path, results / path.name)

@@ -24,6 +24,7 @@ LATER = "not written yet"
 NO_SERVER = "no server package known"
 _LAKE = ("postgresql", "s3proxy", "nessie")  # Nessie keeps its tables in PostgreSQL
 _FLINK = (*_LAKE, "zookeeper", "kafka", "flink")
+_REFERENCE = ("prepare", "generate", "process", "dbt", "query", "windows", "compact", "check")  # of P01
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ PIPELINES: tuple[Pipeline, ...] = (
         _FLINK,
         modes=("streaming", "batch"),
         groups=("processors", "brokers", "table_formats", "all_orchestrators"),
-        stages=("prepare", "generate", "process", "dbt", "query", "windows", "check"),
+        stages=_REFERENCE,
     ),
     Pipeline(
         "p02",
@@ -101,6 +102,7 @@ PIPELINES: tuple[Pipeline, ...] = (
         (*_FLINK, "airflow"),
         modes=("streaming", "batch"),
         groups=("all_orchestrators",),
+        stages=_REFERENCE,
     ),
     _later(9, "dagster", "P01 driven by Dagster", "orchestration", "all_orchestrators"),
     _later(10, "clickhouse_serving", "ClickHouse serving with Superset and Metabase", "serving", "olap_engines"),

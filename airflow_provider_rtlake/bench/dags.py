@@ -27,6 +27,7 @@ from airflow_provider_rtlake.exceptions import CheckFailed, UserError
 from airflow_provider_rtlake.kit.airflow import airflow_env
 from airflow_provider_rtlake.kit.stack import Stack
 
+_DBT = str(Path(sys.executable).with_name("dbt"))
 LIMIT = 900.0  # seconds for one run of a DAG or a step
 
 # Prints: seconds for Airflow's own import, for the folder, for one more look at its largest file.
@@ -101,11 +102,13 @@ class Comparison:
     :param dag: its id.
     :param steps: commands, each a process.
     :param env: further environment of the commands.
+    :param conf: parameters of the DAG's run.
     """
 
     dag: str
     steps: tuple[tuple[str, ...], ...]
     env: Mapping[str, str] = field(default_factory=dict)
+    conf: Mapping[str, str] = field(default_factory=dict)
 
 
 def comparisons(stack: Stack, project: Path, scratch: Path) -> dict[str, Comparison]:
@@ -124,7 +127,7 @@ def comparisons(stack: Stack, project: Path, scratch: Path) -> dict[str, Compari
         (*rtlake, "pinot", "apply"),
         (*rtlake, "stream", "apply", "--lane", "realtime"),
     )
-    build = (str(Path(sys.executable).with_name("dbt")), "build", "--project-dir", str(dbt), "--profiles-dir", str(dbt))
+    build = (_DBT, "build", "--project-dir", str(dbt), "--profiles-dir", str(dbt))
     return {
         "deploy": Comparison("lakehouse_deploy", deploy, {"RTLAKE_HOME": str(stack.home), "PYTHONPATH": str(project)}),
         "gold": Comparison(
@@ -142,6 +145,26 @@ def comparisons(stack: Stack, project: Path, scratch: Path) -> dict[str, Compari
     }
 
 
+def _dbt_modes(stack: Stack, scratch: Path) -> dict[str, Comparison]:
+    """The modes of dbt_modes.py, each against ``dbt build`` by hand; each has a file of its own with silver."""
+    from airflow_provider_rtlake.bench import dbt, source
+    from airflow_provider_rtlake.dag_factories.dbt_modes import MODES
+
+    bench = stack.home / "var" / "bench"
+    events = source.prepare(bench / "events", events=10_000)
+    days = dbt.event_time(events.source.months)
+    by_hand = scratch / "taxi.duckdb"
+    source.lay_silver(by_hand, events)
+    steps = ((_DBT, *dbt.arguments(events.source.months)),)
+    found = {}
+    for name in MODES:
+        database = bench / "dbt" / f"{name}.duckdb"
+        source.lay_silver(database, events)
+        conf = {"database": str(database), "event_time_start": days[1], "event_time_end": days[3]}
+        found[name] = Comparison(name, steps, dbt.environment(by_hand), conf)
+    return found
+
+
 def compare(
     stack: Stack, project: Path, names: list[str], runs: int, told: Callable[[str], None]
 ) -> dict[str, dict[str, Any]]:
@@ -155,13 +178,17 @@ def compare(
     :return: for each name the two sides, their ratio and what a task costs beside its step.
     :raises UserError: there is no such comparison.
     """
+    from airflow_provider_rtlake.dag_factories.dbt_modes import MODES
+
     given = stack.connection("rtlake_airflow")
     result = {}
     with tempfile.TemporaryDirectory(prefix="rtlake-bench-") as scratch:
         known = comparisons(stack, project, Path(scratch))
+        if any(name.startswith("dbt_") for name in names):
+            known |= _dbt_modes(stack, Path(scratch))
         unknown = [name for name in names if name not in known]
         if unknown:
-            raise UserError(f"no such comparison: {', '.join(unknown)}; there are {', '.join(known)}")
+            raise UserError(f"no such comparison: {', '.join(unknown)}; there are {', '.join([*known, *MODES])}")
         airflow = Airflow(f"http://{given.host}:{given.port}", str(given.login), str(given.password))
         try:
             for name in names:
@@ -179,7 +206,7 @@ def _one(
     with _unpaused(airflow, comparison.dag):
         for number in range(runs + 1):
             hand = sum(_step(command, comparison.env, priority) for command in comparison.steps)
-            dag, tasks = _dag_run(airflow, comparison.dag)
+            dag, tasks = _dag_run(airflow, comparison)
             told(f"{comparison.dag}: by hand {hand:.1f} s, as a DAG {dag:.1f} s{'' if number else ' (not counted)'}")
             if number:
                 by_hand.seconds.append(hand)
@@ -205,9 +232,10 @@ def _unpaused(airflow: Airflow, dag: str) -> Iterator[None]:
             airflow.pause(dag)
 
 
-def _dag_run(airflow: Airflow, dag: str) -> tuple[float, int]:
+def _dag_run(airflow: Airflow, comparison: Comparison) -> tuple[float, int]:
     """Seconds from queueing to end, and how many tasks ran."""
-    run = airflow.trigger(dag)
+    dag = comparison.dag
+    run = airflow.trigger(dag, dict(comparison.conf))
     airflow.wait({dag: run}, limit=LIMIT)
     told = airflow.dag_run(dag, run)
     begin, end = (datetime.fromisoformat(str(told[key]).replace("Z", "+00:00")) for key in ("queued_at", "end_date"))

@@ -75,9 +75,10 @@ def main() -> None:
     spark = session(root / "warehouse")
     bring_silver(spark, events, months)
     run_python_models_here(spark)
-    found = dbt.build(root / "spark", months, engine="spark", variables={dbt.SCHEMA_VARIABLE: "taxi"})
-    (root / dbt.SPARK_RESULT).write_text(found.model_dump_json())
-    bad = dbt.problems(dbt.target(root / "spark") / "run_results.json")
+    dbt.build(root / "spark", months, engine="spark", variables={dbt.SCHEMA_VARIABLE: "taxi"})
+    results = dbt.target(root / "spark") / "run_results.json"
+    (root / dbt.SPARK_RESULT).write_text(dbt.result(results).model_dump_json())
+    bad = dbt.problems(results)
     for line in bad:
         print(line, file=sys.stderr)
     spark.stop()

@@ -123,8 +123,4 @@ def drive(pipeline: Pipeline, wish: Wish, results: Path | None, told: Callable[[
             stages.execute(run, name)
     except Exception as error:
         told(f"{type(error).__name__}: {error}")
-    stack = stages.engine(run)
-    try:
-        return run.record(stack.versions)
-    finally:
-        stack.clean()
+    return stages.finish(run)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -48,6 +50,39 @@ def scan(stack: Stack, table: str) -> str:
     if found is None or not found.metadata_location:
         raise NotFound("Nessie", f"no table {table}")
     return f"iceberg_scan('{found.metadata_location}')"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a table's current snapshot consists of."""
+
+    data_files: int
+    delete_files: int
+    size: int  # bytes of the data files
+
+    @classmethod
+    def of(cls, connection: duckdb.DuckDBPyConnection, stack: Stack, table: str) -> Layout:
+        """A table's layout, from the summary that its writer left.
+
+        :param connection: after :func:`make_readable`.
+        :param table: ``namespace.name``.
+        :raises NotFound: there is no such table, or nothing was written to it.
+        """
+        found = entry(stack, table)
+        if found is None or not found.metadata_location:
+            raise NotFound("Nessie", f"no table {table}")
+        (text,) = connection.execute("SELECT content FROM read_text($1)", [found.metadata_location]).fetchone() or ("",)
+        metadata = json.loads(text)
+        current = metadata.get("current-snapshot-id")
+        for snapshot in metadata.get("snapshots", ()):
+            if snapshot["snapshot-id"] == current:
+                summary = snapshot["summary"]
+                return cls(
+                    int(summary["total-data-files"]),
+                    int(summary["total-delete-files"]),
+                    int(summary["total-files-size"]),
+                )
+        raise NotFound("Nessie", f"table {table} has no snapshot")
 
 
 def make_readable(connection: duckdb.DuckDBPyConnection, stack: Stack) -> None:

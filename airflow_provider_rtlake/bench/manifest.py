@@ -1,7 +1,8 @@
-"""The rules of dbt-project-evaluator on a project's manifest: its package comes from a hub, which not all reach."""
+"""dbt's manifest: what Cosmos needs of it, and dbt-project-evaluator's rules on it (its package comes from a hub)."""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -10,6 +11,37 @@ _PREFIXES = {"staging": ("stg_",), "intermediate": ("int_",), "marts": ("fct_", 
 _MOST_CHILDREN = 3
 _HARD_CODED = re.compile(r"\b(?:from|join)\s+[a-z_]\w*\.[a-z_]\w*", re.IGNORECASE)
 _KEY_TESTS = ("unique", "unique_together")
+
+
+_RENDERED = ("resource_type", "package_name", "original_file_path", "fqn", "tags")
+
+
+def rendered(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """What Cosmos renders a project from: small enough to be kept beside it, the same on every machine.
+
+    :param manifest: dbt's ``manifest.json``.
+    """
+
+    def kept(node: Mapping[str, Any]) -> dict[str, Any]:
+        found = {name: node[name] for name in _RENDERED if name in node}
+        found["depends_on"] = {"nodes": sorted(set(node.get("depends_on", {}).get("nodes", ())))}
+        found["config"] = {"materialized": node.get("config", {}).get("materialized")}
+        return found
+
+    return {
+        "metadata": {"project_name": manifest["metadata"]["project_name"]},
+        **{kind: {key: kept(node) for key, node in sorted(manifest[kind].items())} for kind in ("nodes", "sources")},
+    }
+
+
+def text(manifest: Mapping[str, Any]) -> str:
+    """:func:`rendered` as it is kept: one line for each node."""
+    found = rendered(manifest)
+    parts = [f'"metadata": {json.dumps(found["metadata"])}']
+    for kind in ("nodes", "sources"):
+        lines = ",\n".join(f"  {json.dumps(key)}: {json.dumps(node)}" for key, node in found[kind].items())
+        parts.append(f'"{kind}": {{\n{lines}\n}}')
+    return "{" + ",\n".join(parts) + "}\n"
 
 
 def problems(manifest: Mapping[str, Any]) -> list[str]:

@@ -13,7 +13,7 @@ from airflow_provider_rtlake.exceptions import UserError
 
 SCHEMA_VERSION = 1
 TO_SILVER = "bronze → silver"  # the hop whose rejected rows are compared with the reference's
-STAGES = ("services", "prepare", "generate", "process", "dbt", "query", "windows", "check")
+STAGES = ("services", "prepare", "generate", "process", "dbt", "query", "windows", "compact", "check")
 
 
 class _Part(BaseModel):
@@ -156,9 +156,20 @@ class Record(_Part):
     notes: list[str] = Field(default_factory=list)
 
     @property
+    def file_name(self) -> str:
+        """Name of its file."""
+        return f"record-{self.run_id}.json"
+
+    @property
     def end_to_end(self) -> float:
         """Seconds from the first stage's start to the last one's end."""
         return max(stage.end for stage in self.stages) - min(stage.start for stage in self.stages)
+
+    @property
+    def to_green(self) -> float | None:
+        """Seconds from the first stage's start until dbt has built and tested everything."""
+        green = next((stage.end for stage in self.stages if stage.name == "dbt" and stage.status == "success"), None)
+        return None if green is None else green - min(stage.start for stage in self.stages)
 
     def seconds(self, *names: str) -> float | None:
         """Seconds of the named stages together; None where one of them did not run."""
@@ -190,6 +201,7 @@ class Record(_Part):
             "quiet": self.machine.quiet,
             "events": self.source.events,
             "end_to_end_seconds": round(self.end_to_end, 3),
+            "to_green_seconds": None if self.to_green is None else round(self.to_green, 3),
             **stages,
             "rows_per_second": round(self.rows_per_second, 1) if self.rows_per_second else None,
             "peak_mb": round(self.peak_mb, 1),

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from airflow_provider_rtlake.bench.catalog import CROSS_CUTS, PIPELINES, TIERS, Pipeline
+from airflow_provider_rtlake.bench.queries import TITLES
 from airflow_provider_rtlake.bench.record import Record
 
 
@@ -75,6 +76,7 @@ def _measure(name: str) -> Callable[[Record], float | None]:
 
 FIGURES: dict[str, tuple[str, Callable[[Record], float | None], int]] = {
     "end_to_end": ("end to end, s", lambda r: r.end_to_end, 1),
+    "green": ("until dbt is green, s", lambda r: r.to_green, 1),
     "process": ("processing, s", lambda r: r.seconds("process"), 2),
     "rows": ("rows/s", lambda r: r.rows_per_second, 0),
     "produce": ("produced/s", _measure("produced_per_second"), 0),
@@ -82,9 +84,10 @@ FIGURES: dict[str, tuple[str, Callable[[Record], float | None], int]] = {
     "last": ("last row visible, s", _measure("last_row_visible_seconds"), 2),
     "dbt": ("dbt, s", lambda r: r.seconds("dbt"), 1),
     "peak": ("peak memory, MB", lambda r: r.peak_mb, 0),
+    "dag": ("DAG / its stages", _measure("dag_by_stages"), 2),
     "cpu": ("CPU, s", lambda r: sum(u.cpu_seconds for u in r.processes.values() if u.needed), 1),
 }
-_LOWER_IS_BETTER = ("end_to_end", "process", "peak")
+_LOWER_IS_BETTER = ("green", "process", "peak")
 
 
 def rows(found: Sequence[tuple[Path, Record]]) -> list[Row]:
@@ -170,18 +173,19 @@ def _sizes(part: Sequence[Row]) -> list[tuple[str, list[Row]]]:
 def _tables(part: Sequence[Row], folder: Path) -> list[str]:
     lines: list[str] = []
     for size, group in _sizes(part):
-        names = [title for title, _, _ in FIGURES.values()]
-        lines += [f"**{size}**", "", f"| | {' | '.join(names)} | dbt tests | runs |", "|---" * (len(names) + 3) + "|"]
+        shown = [one for one in FIGURES.values() if any(row.spread(one[1]) for row in group)]
+        names = "".join(f"{title} | " for title, _, _ in shown)
+        lines += [f"**{size}**", "", f"| | {names}dbt tests | runs |", "|---" * (len(shown) + 3) + "|"]
         for row in group:
-            cells = [
-                spread.text(digits) if (spread := row.spread(read)) else "-" for _, read, digits in FIGURES.values()
-            ]
+            cells = [spread.text(digits) if (spread := row.spread(read)) else "-" for _, read, digits in shown]
             links = " ".join(
                 f"[{number}{'' if record.status == 'success' else ' failed'}]({os.path.relpath(path, folder)})"
                 for number, (path, record) in enumerate(row.records, 1)
             )
-            lines.append(f"| {row.label} | {' | '.join(cells)} | {_tests(row)} | {links} |")
-        lines += ["", *[f"- {FIGURES[key][0]}: {winner(group, key)}" for key in _LOWER_IS_BETTER], ""]
+            lines.append(f"| {' | '.join([row.label, *cells, _tests(row), links])} |")
+        lines.append("")
+        if len(group) > 1:
+            lines += [*[f"- {FIGURES[key][0]}: {winner(group, key)}" for key in _LOWER_IS_BETTER], ""]
     return lines
 
 
@@ -210,23 +214,23 @@ def _conditions(found: Sequence[tuple[Path, Record]]) -> list[str]:
 
 def _query_table(made: Sequence[Row]) -> list[str]:
     lines = [
-        "Milliseconds, first execution / median of the next three.",
+        "Milliseconds, first execution / median of the next three; of several runs the median.",
         "",
         "| | engine | Q1 | Q2 | Q3 | Q4 | |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in made:
-        if not row.good:
-            continue
-        last = row.good[-1]
-        engines = {one.engine: one.note for times in last.queries.values() for one in times}
+        engines = {one.engine: one.note for run in row.good for times in run.queries.values() for one in times}
         for engine, note in engines.items():
-            cells = []
-            for name in ("q1", "q2", "q3", "q4"):
-                one = next((t for t in last.queries.get(name, ()) if t.engine == engine), None)
-                cells.append(f"{one.cold * 1000:,.0f} / {one.warm * 1000:,.0f}" if one else "-")
-            lines.append(f"| {row.label}, {row.events:,} {row.kind} | {engine} | {' | '.join(cells)} | {note or ''} |")
+            cells = " | ".join(_query_cell(row, engine, name) for name in TITLES)
+            lines.append(f"| {row.label}, {row.events:,} {row.kind} | {engine} | {cells} | {note or ''} |")
     return lines
+
+
+def _query_cell(row: Row, engine: str, name: str) -> str:
+    found = [one for run in row.good for one in run.queries.get(name, ()) if one.engine == engine]
+    cold, warm = Spread.of(one.cold * 1000 for one in found), Spread.of(one.warm * 1000 for one in found)
+    return f"{cold.median:,.0f} / {warm.median:,.0f}" if cold and warm else "-"
 
 
 # ---------------------------------------------------------------- HTML
@@ -237,7 +241,7 @@ table { border-collapse: collapse; font-size: .85rem; margin: .5rem 0 1rem; disp
 th, td { border: 1px solid #ddd; padding: .25rem .5rem; text-align: left; white-space: nowrap; }
 th { background: #f4f6f8; } .failed { color: #b00020; } h2 { margin-top: 2.5rem; border-bottom: 1px solid #ccc; }
 """
-_PLOTTED = ("end_to_end", "process", "rows", "peak")
+_PLOTTED = ("green", "process", "rows", "peak")
 
 
 def page(found: Sequence[tuple[Path, Record]], target: Path) -> str:

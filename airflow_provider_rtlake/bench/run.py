@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -245,10 +246,10 @@ class Run:
             measures={name: value for one in outcomes for name, value in one.measures.items()},
             notes=[note for one in outcomes for note in one.notes],
         )
-        reason = self._why_failed(record)
+        reason = self._why_failed(record) or self._restarted(outcomes)
         if reason:
             record = record.model_copy(update={"status": "failed", "reason": reason})
-        path = self.folder.parent.parent / f"record-{self.run_id}.json"
+        path = self.folder.parent.parent / record.file_name
         path.write_text(record.model_dump_json(indent=1) + "\n")
         return record
 
@@ -263,6 +264,16 @@ class Run:
         odd = next((hop for hop in record.hops if not hop.adds_up), None)
         if odd:
             return f"hop {odd.name}: {odd.rows_in} in, {odd.rows_out} out, {sum(odd.rejected.values())} rejected"
+        return None
+
+    def _restarted(self, outcomes: list[Outcome]) -> str | None:
+        """A service that was restarted between two stages; within one, the stage itself has failed."""
+        needed = services.names(self.pipeline.needs)
+        stages = [one for one in outcomes if one.stage.name != "services"]
+        for before, after in pairwise(stages):
+            gone = [name for name in needed if before.samples.pids.get(name) != after.samples.pids.get(name)]
+            if gone:
+                return f"{', '.join(gone)} ended or was restarted before stage {after.stage.name}: the figures are void"
         return None
 
     def _processes(self, outcomes: list[Outcome]) -> dict[str, ProcessUse]:

@@ -40,12 +40,14 @@ class Samples(BaseModel):
     :param busy_seconds: CPU time of the whole machine that was not idle.
     :param capacity_seconds: CPU time that the machine had.
     :param died: services that ended or were restarted meanwhile.
+    :param pids: process id of each service at the end.
     """
 
     usage: dict[str, Usage] = {}
     busy_seconds: float = 0.0
     capacity_seconds: float = 0.0
     died: list[str] = []
+    pids: dict[str, int | None] = {}
 
 
 @dataclass
@@ -98,6 +100,7 @@ class Sampler:
             busy_seconds=_busy(psutil.cpu_times()) - _busy(self._machine),
             capacity_seconds=(time.monotonic() - self._begin) * (os.cpu_count() or 1),
             died=sorted(self._died),
+            pids={name: pid for name, pid in after.items() if name != OWN},
         )
 
     def _run(self) -> None:

@@ -111,6 +111,20 @@ def compute(path: Path, months: Sequence[str]) -> Reference:
         return of_silver(connection, "judged", "silver")
 
 
+def lay_silver(database: Path, events: Events) -> None:
+    """A DuckDB file, made anew, with nothing but ``silver.trips``.
+
+    :param database: the file.
+    :param events: as laid down by :func:`prepare`.
+    """
+    database.parent.mkdir(parents=True, exist_ok=True)
+    database.unlink(missing_ok=True)
+    with duckdb.connect(str(database)) as connection:
+        relation = f"(SELECT *, now()::TIMESTAMP AS ingested_at FROM read_parquet('{events.path}')) AS events"  # noqa: S608
+        connection.execute(f"CREATE TEMP VIEW judged AS {silver.judged(relation, 'duckdb', events.source.months)}")
+        connection.execute(f"CREATE SCHEMA silver; CREATE TABLE silver.trips AS {silver.latest('judged')}")
+
+
 def of_silver(connection: duckdb.DuckDBPyConnection, judged: str, trips: str) -> Reference:
     """Rows, reasons, checksum and answers of silver in DuckDB.
 

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import statistics
 import time
+from collections.abc import Callable
+from contextlib import closing
 
 import duckdb
 
 from airflow_provider_rtlake.bench import dbt, queries, silver
 from airflow_provider_rtlake.bench.catalog import Pipeline
 from airflow_provider_rtlake.bench.engines.base import Asker, Engine
-from airflow_provider_rtlake.bench.record import TO_SILVER, QueryTimes
+from airflow_provider_rtlake.bench.record import TO_SILVER, QueryTimes, Record
 from airflow_provider_rtlake.bench.run import Account, Run
 from airflow_provider_rtlake.exceptions import CheckFailed
+
+log = logging.getLogger(__name__)
 
 _WARM = 3  # further executions of each query
 
@@ -36,10 +41,24 @@ def engine_class(pipeline: Pipeline) -> type[Engine]:
 def execute(run: Run, name: str) -> None:
     """Run one stage and leave its account.
 
-    :param name: one of ``prepare``, ``generate``, ``process``, ``dbt``, ``query``, ``check``.
+    :param name: one of :data:`.record.STAGES`.
     """
-    with run.stage(name) as account:
-        _STAGES[name](engine(run), account)
+    with run.stage(name) as account, closing(engine(run)) as stack:
+        _STAGES[name](stack, account)
+
+
+def finish(run: Run) -> Record:
+    """The run's record; what it made in shared services is taken away, also where that does not succeed at once.
+
+    :param run: whose stages have ended.
+    """
+    stack = engine(run)
+    record = run.record(stack.versions)
+    try:
+        stack.clean()
+    except Exception:  # a service that died fails the run, and must not hide that by failing its end as well
+        log.exception("%s: not everything that the run made could be taken away", run.run_id)
+    return record
 
 
 def _prepare(stack: Engine, account: Account) -> None:
@@ -54,7 +73,7 @@ def _process(stack: Engine, account: Account) -> None:
     stack.process(account)
 
 
-def before_dbt(stack: Engine, account: Account) -> None:
+def _before_dbt(stack: Engine, account: Account) -> None:
     """Make silver readable for dbt, and note its checksum."""
     begin = time.monotonic()
     with duckdb.connect(str(stack.database)) as connection:
@@ -64,20 +83,25 @@ def before_dbt(stack: Engine, account: Account) -> None:
 
 
 def _dbt(stack: Engine, account: Account) -> None:
-    before_dbt(stack, account)
-    account.dbt = dbt.build(stack.database, stack.events.source.months)
-    after_dbt(stack, account)
+    build_by(stack, account, lambda: dbt.build(stack.database, stack.events.source.months))
 
 
-def after_dbt(stack: Engine, account: Account) -> None:
-    """A failed test fails the stage.
+def build_by(stack: Engine, account: Account, build: Callable[[], None]) -> None:
+    """dbt, run by whoever: silver is made readable for it before, and its results are taken in after it.
 
+    :param build: runs dbt on the stack's database; does not raise where nodes fail.
     :raises CheckFailed: a model or a test failed.
     """
-    folder = dbt.target(stack.database)
-    found = dbt.problems(folder / "run_results.json")
-    if account.dbt is None or account.dbt.failed:
-        raise CheckFailed(f"dbt: {len(found)} nodes failed, its log is {folder / 'build.log'}: {'; '.join(found[:3])}")
+    results = dbt.target(stack.database) / "run_results.json"
+    results.unlink(missing_ok=True)  # those of an earlier run
+    _before_dbt(stack, account)
+    build()
+    account.dbt = dbt.result(results)
+    if account.dbt.failed:
+        found = dbt.problems(results)
+        raise CheckFailed(
+            f"dbt: {len(found)} nodes failed, its results are in {results.parent}: {'; '.join(found[:3])}"
+        )
 
 
 def _query(stack: Engine, account: Account) -> None:
@@ -113,6 +137,10 @@ def _windows(stack: Engine, account: Account) -> None:
     stack.windows(account)
 
 
+def _compact(stack: Engine, account: Account) -> None:
+    stack.compact(account)
+
+
 def _check(stack: Engine, account: Account) -> None:
     stack.count_hops(account)
     with duckdb.connect(str(stack.database), read_only=True) as connection:
@@ -136,5 +164,6 @@ _STAGES = {
     "dbt": _dbt,
     "query": _query,
     "windows": _windows,
+    "compact": _compact,
     "check": _check,
 }

@@ -22,6 +22,12 @@ _PROPERTIES = {
     "flink.max-continuous-empty-commits": "2147483647",
 }
 CHECKPOINT_MS = 1000
+HEAP_EVENTS = 500_000  # events whose state the task manager's heap (640 MB) is sure to hold
+_ON_DISK = {
+    "state.backend.type": "rocksdb",
+    "state.backend.rocksdb.memory.fixed-per-slot": "128 mb",  # the task manager has no managed memory
+    "execution.checkpointing.incremental": "true",
+}
 
 
 @dataclass(frozen=True)
@@ -154,6 +160,7 @@ def job(
     stretch: Stretch,
     months: Sequence[str],
     mode: str,
+    events: int,
     more_setup: Sequence[str] = (),
     more_inserts: Sequence[str] = (),
     origin: Sequence[str] | None = None,
@@ -165,6 +172,7 @@ def job(
     :param dlq: topic of the dead letters.
     :param stretch: what it reads.
     :param mode: ``batch`` or ``streaming``; the SQL is the same.
+    :param events: how many, for the choice of the state's place.
     :param more_setup: further definitions.
     :param more_inserts: further sinks.
     :param origin: definitions of ``raw_events`` and ``trip_events``, where they are not plain events.
@@ -178,16 +186,41 @@ def job(
     ]
     body = ";\n".join([*inserts(namespace), *more_inserts])
     return RenderedJob(
-        name, tuple(definitions), f"EXECUTE STATEMENT SET BEGIN\n{body};\nEND", properties(settings, mode)
+        name, tuple(definitions), f"EXECUTE STATEMENT SET BEGIN\n{body};\nEND", properties(settings, mode, events)
     )
 
 
-def properties(settings: LaneSettings, mode: str) -> dict[str, str]:
-    """Session properties of a mode."""
+COMPACTED = ("bronze", "silver")
+
+
+def compaction(name: str, settings: LaneSettings, *, namespace: str) -> RenderedJob:
+    """The job that rewrites a run's tables: each checkpoint left files, each correction a delete file.
+
+    An overwrite is one commit, and the tables hold one run only, so there is no old part that it could leave alone.
+
+    :param name: of the job.
+    :param namespace: of the pipeline's tables.
+    """
+    tables = [table(names(namespace)[one], CATALOG) for one in COMPACTED]
+    body = ";\n".join(f"INSERT OVERWRITE {one} SELECT * FROM {one}" for one in tables)  # noqa: S608
+    return RenderedJob(
+        name,
+        (settings.catalog_ddl(),),
+        f"EXECUTE STATEMENT SET BEGIN\n{body};\nEND",
+        properties(settings, "batch"),
+    )
+
+
+def properties(settings: LaneSettings, mode: str, events: int = 0) -> dict[str, str]:
+    """Session properties of a mode.
+
+    :param events: a streaming job keeps a row for each; so many that the heap cannot hold them go to RocksDB.
+    """
     # A job that fails must end: a run in which it restarted would be void anyway.
     no_restart = {"restart-strategy.type": "none"}
     if mode == "streaming":
-        return settings.streaming_properties(CHECKPOINT_MS, "EXACTLY_ONCE") | no_restart
+        state = _ON_DISK if events > HEAP_EVENTS else {}
+        return settings.streaming_properties(CHECKPOINT_MS, "EXACTLY_ONCE") | no_restart | state
     return {
         "execution.runtime-mode": "batch",
         "parallelism.default": str(settings.parallelism),

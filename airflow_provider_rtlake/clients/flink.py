@@ -282,6 +282,13 @@ class FlinkClient:
         answer = self._job_request("GET", job_id, "/metrics", params={"get": ",".join(names)})
         return {entry["id"]: float(entry["value"]) for entry in answer}
 
+    def vertices(self, job_id: str) -> list[dict[str, Any]]:
+        """The job's chains of operators, as the cluster tells them: state, parallelism and what each has done.
+
+        :raises JobNotFound: there is no such job.
+        """
+        return list(self._job_get(job_id, "")["vertices"])
+
     def cancel(self, job_id: str) -> None:
         """Cancel a job; one that has ended already, or is unknown, is left alone."""
         try:

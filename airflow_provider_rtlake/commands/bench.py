@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Annotated
 
@@ -33,9 +34,7 @@ def list_pipelines() -> None:
 def run(
     pipelines: Annotated[list[str], typer.Argument(help="Ids, tiers, cross-cuts, or all.")],
     events: Annotated[int, typer.Option("--events", min=100, help="How many.")] = 10_000,
-    runs: Annotated[
-        int, typer.Option("--runs", min=1, help="Of each pipeline; of several, one after another in turn.")
-    ] = 1,
+    runs: Annotated[int, typer.Option("--runs", min=1, help="Of each pipeline; several pipelines take turns.")] = 1,
     source: Annotated[
         Path | None, typer.Option("--source", help="Taxi Parquet file or folder; else RTLAKE_TLC_DIR, else made up.")
     ] = None,
@@ -49,35 +48,48 @@ def run(
     cold: Annotated[bool, typer.Option("--cold", help="Stop the services that it needs first.")] = False,
     seed: Annotated[int, typer.Option("--seed", help="Of what is made up.")] = 1,
     results: Annotated[Path | None, typer.Option("--results", help="Folder of the records.")] = None,
+    keep: Annotated[Path | None, typer.Option("--keep", help="Folder that gets a copy of each record.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False,
 ) -> None:
-    """Run pipelines, measure every stage, check every row, leave a record of each run."""
-    from airflow_provider_rtlake.bench.drive import Wish, drive
+    """Run pipelines, measure every stage, check every row, leave a record of each run.
 
-    chosen = select(pipelines)
+    Several runs of several pipelines take turns: p00 p01 p00 p01.
+    """
+    from airflow_provider_rtlake.bench.drive import Wish, drive, results_folder
+
+    chosen, folder = select(pipelines), results_folder(results)
     wish = Wish(events, source, synthetic, seed, mode, exclusive, cold)
-    records, told = [], Console(stderr=True, highlight=False)
-    for number in range(1, runs + 1):
-        for one in chosen:
-            told.print(f"{one.id} {one.title}, run {number} of {runs}", markup=False)
-            record = drive(one, wish, results, lambda text: told.print(f"  {text}", markup=False))
-            records.append(record)
-            figures = record.figures()
-            told.print(
-                f"  {record.status}: " + ", ".join(f"{k} {v}" for k, v in figures.items() if v is not None),
-                markup=False,
-            )
-    failed = [record for record in records if record.status != "success"]
+    told = Console(stderr=True, highlight=False)
+    figures: list[dict[str, object]] = []
+    failures: list[str] = []
+    for number, one in [(number, one) for number in range(1, runs + 1) for one in chosen]:
+        told.print(f"{one.id} {one.title}, run {number} of {runs}", markup=False)
+        try:
+            record = drive(one, wish, folder, lambda text: told.print(f"  {text}", markup=False))
+        except RtlakeError as error:  # it could not even begin; the others may
+            failures.append(f"{one.id}: {error}")
+            told.print(f"  not begun: {error}", markup=False)
+            continue
+        figures.append(record.figures())
+        if record.status != "success":
+            failures.append(f"{one.id}: {record.reason}")
+        if keep:
+            keep.mkdir(parents=True, exist_ok=True)
+            shutil.copy(folder / record.file_name, keep)
+        shown = ", ".join(f"{key} {value}" for key, value in figures[-1].items() if value is not None)
+        told.print(f"  {record.status}: {shown}", markup=False)
     if as_json:
-        answer = {"ok": not failed, **records[-1].figures(), "runs": [record.figures() for record in records]}
-        typer.echo(json.dumps(answer))
-    if failed:
-        raise RtlakeError(f"{len(failed)} of {len(records)} runs failed: {failed[0].pipeline}: {failed[0].reason}")
+        typer.echo(json.dumps({"ok": not failures, **(figures[-1] if figures else {}), "runs": figures}))
+    if failures:
+        raise RtlakeError(f"{len(failures)} of {runs * len(chosen)} runs failed: {failures[0]}")
 
 
 @app.command("airflow")
 def airflow(
-    what: Annotated[list[str] | None, typer.Argument(help="parse, deploy, gold; by default all.")] = None,
+    what: Annotated[
+        list[str] | None,
+        typer.Argument(help="parse, deploy, gold (by default these), dbt_once, dbt_watcher, dbt_node_by_node."),
+    ] = None,
     runs: Annotated[int, typer.Option("--runs", min=1, help="Of each side.")] = 5,
     as_json: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False,
 ) -> None:
@@ -136,6 +148,21 @@ def generator(
     for name, values in found.items():
         typer.echo(f"{name}: median {medians[name]:,.0f} events/s ({min(values):,.0f} to {max(values):,.0f})")
     typer.echo(f"ratio {answer['ratio']}; load before {machine.load_before}")
+
+
+@app.command("manifest")
+def manifest() -> None:
+    """Write dbt/taxi/manifest.json, which Cosmos renders the DAGs' dbt nodes from. After a change of the project."""
+    import tempfile
+
+    from airflow_provider_rtlake.bench import dbt
+    from airflow_provider_rtlake.bench import manifest as manifests
+
+    with tempfile.TemporaryDirectory(prefix="rtlake-dbt-parse-") as folder:
+        found = dbt.parse(Path(folder) / "parse.duckdb")
+    path = dbt.project() / "manifest.json"
+    path.write_text(manifests.text(found))
+    typer.echo(path)
 
 
 @app.command("dbt-spark")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from pathlib import Path
 
 from airflow.sdk import DAG, AssetAny, Param
 
 from airflow_provider_rtlake.dag_factories.common import history_asset, lakehouse_dag, project_folder
+from airflow_provider_rtlake.dag_factories.dbt import target_folder
 from airflow_provider_rtlake.streams.model import Stream
 
 DOC = """
@@ -28,9 +27,7 @@ def gold_dag(dag_file: str, streams: Sequence[Stream]) -> DAG:
     :param dag_file: the DAG file's ``__file__``.
     :param streams: tables that keep a history.
     """
-    from cosmos.config import ProfileConfig
-    from cosmos.constants import InvocationMode
-    from cosmos.operators.local import DbtBuildLocalOperator
+    from airflow_provider_rtlake.operators.dbt import DbtBuildOnceOperator
 
     project = project_folder(dag_file) / "dbt" / "sales"
     read = [history_asset(stream) for stream in streams if stream.slug == "source_sales"]
@@ -45,34 +42,19 @@ def gold_dag(dag_file: str, streams: Sequence[Stream]) -> DAG:
             "full_refresh": Param(False, type="boolean", description="Rebuild incremental models from scratch"),
         },
     ) as dag:
-        DbtBuildLocalOperator(
+        DbtBuildOnceOperator(
             task_id="dbt_build",
             project_dir=str(project),
-            profile_config=ProfileConfig(
-                profile_name="rtlake_sales",
-                target_name="lakehouse",
-                profiles_yml_filepath=project / "profiles.yml",
-            ),
-            invocation_mode=InvocationMode.DBT_RUNNER,
-            install_deps=False,
-            emit_datasets=False,
-            append_env=True,
-            # dbt reads the project's files again only where they changed since the last run.
-            cache_dir=_cache(project),
+            profile="rtlake_sales",
+            target_name="lakehouse",
+            target=target_folder(project),
             dbt_cmd_flags=["{{ '--select' if params.select else '' }}", "{{ params.select }}"],
             full_refresh="{{ params.full_refresh }}",
             env={
                 "RTLAKE_TRINO_HOST": "{{ conn.rtlake_trino.host }}",
                 "RTLAKE_TRINO_PORT": "{{ conn.rtlake_trino.port }}",
                 "RTLAKE_TRINO_USER": "{{ conn.rtlake_trino.login or 'rtlake' }}",
-                "DO_NOT_TRACK": "1",
             },
             doc_md="Models and tests of `dbt/sales`, in one dbt process.",
         )
     return dag
-
-
-def _cache(project: Path) -> Path | None:
-    """Where dbt's parsed project is kept between runs: a folder that only Airflow's own account writes to."""
-    home = os.environ.get("AIRFLOW_HOME")
-    return Path(home) / "dbt" / project.name if home else None

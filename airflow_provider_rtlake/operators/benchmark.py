@@ -16,7 +16,11 @@ if TYPE_CHECKING:
     from airflow_provider_rtlake.bench.run import Run
 
 
-def _run(folder: str) -> Run:
+def run_of(folder: str) -> Run:
+    """The run that a folder belongs to.
+
+    :param folder: as :class:`BenchmarkBeginOperator` returned it.
+    """
     from airflow_provider_rtlake.bench.catalog import find
     from airflow_provider_rtlake.bench.run import Run
 
@@ -99,7 +103,7 @@ class BenchmarkStageOperator(BaseOperator):
         """Run it; its account is in the run's folder."""
         from airflow_provider_rtlake.bench import stages
 
-        stages.execute(_run(self.folder), self.stage)
+        stages.execute(run_of(self.folder), self.stage)
 
 
 class BenchmarkRecordOperator(BaseOperator):
@@ -119,12 +123,7 @@ class BenchmarkRecordOperator(BaseOperator):
         """The record's figures."""
         from airflow_provider_rtlake.bench import stages
 
-        run = _run(self.folder)
-        stack = stages.engine(run)
-        try:
-            record = run.record(stack.versions)
-        finally:
-            stack.clean()
+        record = stages.finish(run_of(self.folder))
         if record.status != "success":
             raise CheckFailed(f"{record.pipeline}: {record.reason}")
         return record.figures()

@@ -10,9 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from confluent_kafka import Producer, TopicPartition
 
+from airflow_provider_rtlake.bench import drive, generator, stages
+from airflow_provider_rtlake.bench import manifest as manifests
+from airflow_provider_rtlake.bench.catalog import find
 from airflow_provider_rtlake.bench.manifest import problems
-from airflow_provider_rtlake.bench.record import Record, load_all
+from airflow_provider_rtlake.bench.record import TO_SILVER, Record, load_all
+from airflow_provider_rtlake.bench.run import Account
+from airflow_provider_rtlake.demo.access import Access
+from airflow_provider_rtlake.kit.stack import Stack
 from tests.declared import unproven
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -42,6 +49,8 @@ def test_p00_needs_nothing_installed(tmp_path: Path) -> None:
     assert {hop.name for hop in record.hops} == {"Parquet → bronze", "bronze → silver"}
     manifest = json.loads((results / "dbt" / "target-p00" / "manifest.json").read_text())
     assert problems(manifest) == []
+    kept = (PROJECT / "dbt" / "taxi" / "manifest.json").read_text()
+    assert kept == manifests.text(manifest), "the dbt project has changed: run 'rtlake bench manifest'"
     command = [sys.executable, "-m", "airflow_provider_rtlake.cli", "report"]
     done = subprocess.run(
         command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
@@ -63,3 +72,34 @@ def test_p01_carries_every_event_to_the_lake(rtlake: Callable[..., str], tmp_pat
     assert told["ok"] and record.silver_checksum == record.reference_checksum
     assert [hop.name for hop in record.hops] == ["Parquet → Kafka", "Kafka → bronze", "bronze → silver"]
     assert record.processes["flink-taskmanager"].needed and record.processes["flink-taskmanager"].peak_mb > 100
+
+
+def test_p01_sends_what_is_no_message_to_the_dead_letters(
+    stack: Stack, access: Access, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RTLAKE_HOME", str(stack.home))
+    poison = {"poison-1": b"{not json", "poison-2": b"[1, 2]"}
+    run = drive.begin(find("p01"), drive.Wish(events=500, synthetic=True), tmp_path / "results", print)
+    stages.execute(run, "prepare")
+    producer = Producer({"bootstrap.servers": stack.kafka_bootstrap})
+    for key, value in poison.items():
+        producer.produce(generator.TOPIC, key=key, value=value)
+    assert producer.flush(30) == 0
+    stages.execute(run, "generate")
+    stages.execute(run, "process")
+    account = Account([], {}, [], {})
+    stages.engine(run).count_hops(account)
+    hops = {hop.name: hop for hop in account.hops}
+    assert hops["Kafka → bronze"].rows_out == 500 + len(poison)  # bronze keeps everything as it came
+    assert hops[TO_SILVER].rejected["not a JSON object"] == len(poison) and hops[TO_SILVER].adds_up
+    [(partition, start)] = run.recall("dlq_start").items()
+    consumer = access.consumer()
+    consumer.assign([TopicPartition(generator.DEAD_LETTERS, int(partition), start)])
+    found = {}
+    while len(found) < len(poison):
+        message = consumer.poll(30)
+        assert message is not None and not message.error()
+        assert message.headers() == [("reason", b"not a JSON object")]
+        found[str(message.key(), "utf-8")] = message.value()
+    consumer.close()
+    assert found == poison

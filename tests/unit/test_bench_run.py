@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 from collections.abc import Mapping
@@ -10,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from airflow_provider_rtlake.bench import catalog, report, services, source
+from airflow_provider_rtlake.bench import catalog, report, services, source, stages
 from airflow_provider_rtlake.bench.record import Hop, Record, load_all
 from airflow_provider_rtlake.bench.run import Run
 from airflow_provider_rtlake.bench.sample import OWN, Sampler
@@ -88,6 +89,32 @@ def test_a_service_that_was_restarted_voids_the_stage(
     with pytest.raises(CheckFailed, match="kafka ended or was restarted"), run.stage("prepare"):
         pass
     assert "its figures are void" in str(record(run).reason)
+
+
+def test_a_service_that_was_restarted_between_two_stages_voids_the_run(
+    tmp_path: Path, events: source.Events, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pids = iter([1, 1, 2, 2])  # at begin and end of the first stage, and of the second
+    monkeypatch.setattr(services, "roots", lambda: {"kafka": next(pids)})
+    monkeypatch.setattr(services, "names", lambda _: ["kafka"])
+    run = begin(tmp_path, events)
+    run.pipeline = dataclasses.replace(run.pipeline, stages=("prepare", "generate"))
+    finish(run)
+    assert record(run).reason == "kafka ended or was restarted before stage generate: the figures are void"
+
+
+def test_what_cannot_be_taken_away_does_not_hide_why_the_run_failed(
+    tmp_path: Path, events: source.Events, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(_: object) -> None:
+        raise ConnectionError("nobody answers")
+
+    monkeypatch.setattr("airflow_provider_rtlake.bench.engines.duck.Duck.clean", fail)
+    run = begin(tmp_path, events)
+    with pytest.raises(CheckFailed), run.stage("prepare"):
+        raise CheckFailed("rows are missing")
+    assert stages.finish(run).reason == "stage prepare: rows are missing"
+    assert "could be taken away" in caplog.text
 
 
 def test_the_sampler_sees_memory_and_cpu_of_a_child() -> None:

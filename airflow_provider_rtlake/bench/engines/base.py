@@ -84,6 +84,17 @@ class Engine(ABC):
             asked = queries.text(name, dialect="duckdb", trips="silver.trips", zones=zones_relation())
             return connection.execute(asked).fetchall()
 
+    def compact(self, account: Account) -> None:
+        """Few large files instead of many small ones, where the pipeline does that.
+
+        :raises NotImplementedError: it does not.
+        """
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Let go of what this process holds open: sessions, connections. Called after every stage."""
+        return  # not every pipeline has any
+
     def clean(self) -> None:
         """Take away what the run made in shared services."""
         return  # not every pipeline has any

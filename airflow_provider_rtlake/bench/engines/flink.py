@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import duckdb
@@ -60,6 +61,7 @@ class Flink(KafkaLake):
             stretch=self.stretch(),
             months=self.events.source.months,
             mode=self.run.start.mode,
+            events=self.events.source.events,
             **more,
         )
 
@@ -92,14 +94,49 @@ class Flink(KafkaLake):
                 if wrong is None or wrong[0]:
                     raise CheckFailed(f"{one}: {wrong and wrong[0]} rows differ from DuckDB's")
 
-    def carry_out(self, client: FlinkClient, job: RenderedJob) -> Job:
+    def compact(self, account: Account) -> None:
+        """Rewrite bronze and silver into as few files as there are writers; silver must stay what it was."""
+        job = taxi_flink.compaction(f"bench.{self.run.run_id}.compact", self.settings, namespace=self.namespace)
+        tables = [self.tables[name] for name in taxi_flink.COMPACTED]
+        with duckdb.connect() as connection, self.client() as client:
+            lake.make_readable(connection, self.stack)
+            before = {table: lake.Layout.of(connection, self.stack, table) for table in tables}
+            wanted = self._checksum(connection)
+            ended = self.carry_out(client, job)
+            after = {table: lake.Layout.of(connection, self.stack, table) for table in tables}
+            found = self._checksum(connection)
+        account.measures["compact_job_seconds"] = round(ended.duration_ms / 1000, 3)
+        for name in taxi_flink.COMPACTED:
+            table = self.tables[name]
+            account.measures |= {
+                f"{name}_data_files_before": before[table].data_files,
+                f"{name}_data_files_after": after[table].data_files,
+                f"{name}_delete_files_before": before[table].delete_files,
+                f"{name}_delete_files_after": after[table].delete_files,
+            }
+        if found != wanted:
+            raise CheckFailed(f"silver had {wanted[0]} rows and checksum {wanted[1]}, after compaction {found}")
+        left = {table: layout.delete_files for table, layout in after.items() if layout.delete_files}
+        if left:
+            raise CheckFailed(f"delete files are left after compaction: {left}")
+
+    def _checksum(self, connection: duckdb.DuckDBPyConnection) -> tuple[int, str]:
+        rows, found = connection.execute(silver.checksum(lake.scan(self.stack, self.tables["silver"]))).fetchone() or (
+            0,
+            "",
+        )
+        return int(rows), str(found)
+
+    def carry_out(self, client: FlinkClient, job: RenderedJob, begun: Callable[[], None] = lambda: None) -> Job:
         """Run a job that ends by itself, and wait.
 
         :param client: of the cluster.
+        :param begun: called when the cluster has the job.
         """
         job_id = job_id_for(job.name, job.fingerprint)
         wait_for_slot(client, job.name)
         submit(client, job, Restore(), job_id)
+        begun()
         try:
             return client.wait_until_finished(job_id, timeout=WAIT)
         except BaseException:
@@ -109,28 +146,40 @@ class Flink(KafkaLake):
     def process(self, account: Account) -> None:
         """See base class."""
         job, begin = self.job(), time.time()
-        job_id = job_id_for(job.name, job.fingerprint)
         watch, done = lake.Watch(self.stack, self.tables["silver"]), threading.Event()
         looker = threading.Thread(target=_watch, args=(watch, done), daemon=True)
-        with self.client() as client:
-            wait_for_slot(client, job.name)
-            submit(client, job, Restore(), job_id)
+
+        def begun() -> None:
             account.measures["submit_seconds"] = round(time.time() - begin, 3)
             looker.start()
+
+        with self.client() as client:
             try:
-                ended = client.wait_until_finished(job_id, timeout=WAIT)
-            except BaseException:
-                client.cancel(job_id)
-                raise
+                ended = self.carry_out(client, job, begun)
             finally:
                 done.set()
-                looker.join()
+                if looker.ident:
+                    looker.join()
             account.measures["job_seconds"] = round(ended.duration_ms / 1000, 3)
-            account.measures["checkpoints"] = client.checkpoints(job_id).completed
+            account.measures |= _told_by_flink(client, ended.job_id)
         watch.look()
         if watch.first and watch.last:
             account.measures["first_row_visible_seconds"] = round(watch.first - begin, 3)
             account.measures["last_row_visible_seconds"] = round(watch.last - begin, 3)
+
+
+def _told_by_flink(client: FlinkClient, job_id: str) -> dict[str, float | int]:
+    """The job's own metrics: checkpoints, and how long its chains of operators worked or waited for the next one."""
+    checkpoints, metrics = client.checkpoints(job_id), [one["metrics"] for one in client.vertices(job_id)]
+    return {
+        "checkpoints": checkpoints.completed,
+        "last_checkpoint_ms": checkpoints.duration_ms or 0,
+        "flink_records_sent": sum(int(one["write-records"]) for one in metrics),
+        "flink_busy_seconds": round(sum(float(one["accumulated-busy-time"]) for one in metrics) / 1000, 3),
+        "flink_backpressured_seconds": round(
+            sum(float(one["accumulated-backpressured-time"]) for one in metrics) / 1000, 3
+        ),
+    }
 
 
 def _watch(watch: lake.Watch, done: threading.Event) -> None:

@@ -152,6 +152,11 @@ class Pinot(Flink):
             :10
         ]
 
+    def close(self) -> None:
+        """See base class."""
+        if "_access" in self.__dict__:
+            self._access.close()
+
     def clean(self) -> None:
         """See base class."""
         with self._controller() as controller:

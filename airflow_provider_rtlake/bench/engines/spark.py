@@ -78,7 +78,7 @@ class Spark(KafkaLake):
         trips = f"nessie.{self.tables['silver']}"
         return self._session.ask(queries.text(name, dialect="spark", trips=trips, zones="zones"))
 
-    def clean(self) -> None:
+    def close(self) -> None:
         """See base class."""
         if self._session is not None:
             self._session.close()
