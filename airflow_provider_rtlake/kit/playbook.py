@@ -37,7 +37,7 @@ def default_supervisor() -> str:
 
 
 def stamp(project: Path, variables: dict[str, Any], kind: str) -> str:
-    """sha256 over all that decides what the playbook does: its files, the lock, the inventory, the variables.
+    """sha256 over all that decides what the playbook does: the checkout, its files, the lock, the inventory, the variables.
 
     :param project: the checkout.
     :param variables: given by the user.
@@ -48,7 +48,7 @@ def stamp(project: Path, variables: dict[str, Any], kind: str) -> str:
         if path.is_file() and not _IGNORED & set(path.parts) and path.suffix != ".pyc":
             digest.update(str(path.relative_to(project)).encode() + b"\0" + path.read_bytes() + b"\0")
     digest.update((project / "requirements" / "lock.txt").read_bytes())
-    digest.update(json.dumps([variables, kind, sys.prefix], sort_keys=True).encode())
+    digest.update(json.dumps([str(project), variables, kind, sys.prefix], sort_keys=True).encode())
     return digest.hexdigest()
 
 

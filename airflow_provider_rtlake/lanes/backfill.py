@@ -30,7 +30,8 @@ class Refilled:
     """What a backfill did.
 
     :param table: as declared.
-    :param messages: read from bronze.
+    :param messages: sent to the history topic: every one of bronze, those that the copy wrote twice (it is at least
+        once, as the lane) counted twice. Their event ids are equal.
     :param removed: rows that a truncate had removed and the current topic now knows as deleted.
     """
 
