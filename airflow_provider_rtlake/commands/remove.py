@@ -16,14 +16,20 @@ app = typer.Typer(rich_markup_mode=None)
 
 
 @app.command()
-def remove(components: Annotated[list[str], typer.Argument(help="As in 'rtlake up --only'.")]) -> None:
-    """Take components away: services, settings, software, logs. Their data stays; 'up --all' brings them back."""
+def remove(components: Annotated[list[str], typer.Argument(help="As in 'rtlake up --only'; or monitoring.")]) -> None:
+    """Take components away: services, settings, software, logs.
+
+    Their data stays; 'up --all' (or --monitoring) brings them back.
+    """
     stack = Stack.load()
     if set(components) >= set(stack.components):
         raise UserError("that is everything: use 'rtlake destroy'")
     kept = removing.remove_components(stack, components, verbs.project() / "ansible" / LOCK_NAME)
-    left = [c for c in stack.components if c not in components]
-    settings.save(stack.home, {**settings.load(stack.home), "rtlake_components": left})
+    variables = settings.load(stack.home)
+    variables["rtlake_components"] = [c for c in stack.components if c not in components]
+    if settings.WATCH in components:
+        variables["rtlake_monitoring"] = False
+    settings.save(stack.home, variables)
     for path in kept:
         typer.echo(f"kept: {path}")
     verbs.bring_up(stack.home, settings.load(stack.home), stack.supervisor)

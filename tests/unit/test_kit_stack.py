@@ -260,7 +260,12 @@ def test_the_version_is_told_without_a_command() -> None:
 
 def test_what_a_playbook_installed_is_known_without_settings(tmp_path: Path) -> None:
     install(tmp_path, components=["postgresql"], port_offset=7, supervisor="systemd")
-    expected = {"rtlake_components": ["postgresql"], "rtlake_port_offset": 7, "supervisor": "systemd"}
+    expected = {
+        "rtlake_components": ["postgresql"],
+        "rtlake_port_offset": 7,
+        "rtlake_monitoring": False,
+        "supervisor": "systemd",
+    }
     assert settings.load(tmp_path) == expected
     settings.save(tmp_path, {"rtlake_port_offset": 8})
     assert settings.load(tmp_path) == {"rtlake_port_offset": 8}
