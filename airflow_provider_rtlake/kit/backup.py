@@ -30,7 +30,7 @@ MANIFEST = "manifest.json"
 _CHUNK = 1 << 20  # bytes
 _SLOT = "rtlake_backup"
 # What processes make anew, below var/.
-_LEFT_OUT = ("flink/tmp", "airflow/logs", "*/.fingerprint-*", "*/.classes-*")
+_LEFT_OUT = ("flink/tmp", "airflow/logs", "*/.fingerprint-*")
 _POSTGRES_LEFT_OUT = (
     "data/pg_wal",
     "data/postmaster.*",
