@@ -25,6 +25,7 @@ from airflow_provider_rtlake.streams.connect_config import (
     render_config,
 )
 from airflow_provider_rtlake.streams.connect_plan import Plan, action_of, diff_config, plan_undeclared
+from airflow_provider_rtlake.streams.dates import changed_dates
 from airflow_provider_rtlake.streams.epochs import Decision, Observed, decide, read_epochs, record_epoch
 from airflow_provider_rtlake.streams.load import Declarations
 from airflow_provider_rtlake.streams.model import Connector
@@ -212,6 +213,10 @@ class ConnectorDeployment:
             "publication.name": connector.publication,
         }
         decision = decide(observed, tied, name)
+        if decision.new:
+            with access.connect() as connection:
+                changed = list(changed_dates(connection, connector.streams, tables))
+            problems.extend(declarations.problem(connector, *problem) for problem in changed)
         desired = render_config(
             connector,
             tables,
