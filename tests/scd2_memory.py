@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 from airflow_provider_rtlake.scd2.change import Change, ChangeReader, RawChange
-from airflow_provider_rtlake.scd2.cut import Cut, Patience, TransactionEnd, cut
+from airflow_provider_rtlake.scd2.cut import Cut, Patience, Situation, TransactionEnd, cut
 from airflow_provider_rtlake.scd2.fold import Mark, Version
 from airflow_provider_rtlake.scd2.plan import Plan, Stored, plan_merge
 from airflow_provider_rtlake.scd2.position import Position
@@ -75,7 +75,7 @@ class Memory:
         """One merge of what arrived (and of what waited)."""
         arrived = [*self.pending, *raws]
         changes = [self.reader.read(raw) for raw in arrived]
-        made: Cut = cut(changes, ends, reached=self.reached, patience=options.get("patience", FOREVER))
+        made: Cut = cut(changes, Situation(options.get("patience", FOREVER), ends, self.reached))
         plan = plan_merge(
             self,
             made.ready,

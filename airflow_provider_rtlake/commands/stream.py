@@ -234,14 +234,19 @@ def backfill(
     as_json: AsJson = False,
 ) -> None:
     """Fill both real-time topics of a table again from bronze; the answers of Pinot stay exact."""
+    from airflow_provider_rtlake.demo.access import ICEBERG, Access
+    from airflow_provider_rtlake.scd2.returned import returned
+
     with workshop(home, connectors, tables_dir) as shop:
         found = [lane for lane in select(shop.lanes, [table]) if lane.kind == "realtime"]
         if not found:
             raise UserError(f"{table} is declared with `realtime: false`: it has no topics to fill")
+        stream = stream_of(shop.connectors, table)
         refilled = fill(
             shop.runner,
-            stream_of(shop.connectors, table),
+            stream,
             found[0],
+            without=returned(Access(shop.stack).trino, ICEBERG, stream.bronze_table, stream.history_base),
             timeout=wait,
             say=(lambda text: None) if as_json else (lambda text: typer.echo(f"{table}: {text}")),
         )

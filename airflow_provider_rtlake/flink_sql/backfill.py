@@ -9,6 +9,7 @@ included, and the answers of the tables that read the topics stay exact.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from airflow_provider_rtlake.flink_sql.job import KafkaSource, RenderedJob
@@ -17,12 +18,15 @@ from airflow_provider_rtlake.flink_sql.settings import CATALOG, LaneSettings
 from airflow_provider_rtlake.streams.model import Stream
 
 
-def copy_job(stream: Stream, topic: str, settings: LaneSettings) -> RenderedJob:
+def copy_job(
+    stream: Stream, topic: str, settings: LaneSettings, without: Mapping[int, Sequence[int]] | None = None
+) -> RenderedJob:
     """The job that copies a bronze table to a topic.
 
     :param stream: the captured table.
     :param topic: to write to.
     :param settings: of the lanes.
+    :param without: partition → offsets of messages that are left out.
     """
     with_options = {
         **settings.sink_options(topic),
@@ -38,7 +42,7 @@ def copy_job(stream: Stream, topic: str, settings: LaneSettings) -> RenderedJob:
 )"""
     insert = f"""INSERT INTO `copy`
 SELECT `message_key`, '{{"payload":' || `payload` || '}}', CAST(`headers` AS MAP<STRING, BYTES>)
-FROM {table(stream.bronze_table, CATALOG)}"""
+FROM {table(stream.bronze_table, CATALOG)}{_leaving_out(without or {})}"""
     return RenderedJob(
         name=f"backfill.copy.{stream.topic}",
         setup=(settings.catalog_ddl(), sink),
@@ -52,6 +56,15 @@ FROM {table(stream.bronze_table, CATALOG)}"""
             "restart-strategy.fixed-delay.delay": "2 s",
         },
     )
+
+
+def _leaving_out(without: Mapping[int, Sequence[int]]) -> str:
+    parts = [
+        f"(`topic_partition` = {partition:d} AND `topic_offset` IN ({', '.join(f'{offset:d}' for offset in offsets)}))"
+        for partition, offsets in sorted(without.items())
+        if offsets
+    ]
+    return f"\nWHERE NOT ({' OR '.join(parts)})" if parts else ""
 
 
 def refill_job(stream: Stream, lane: RenderedJob, topic: str) -> RenderedJob:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,6 +49,7 @@ def backfill(
     stream: Stream,
     lane: Lane,
     *,
+    without: Mapping[int, Sequence[int]] | None = None,
     timeout: float = 3600.0,
     say: Callable[[str], None] = lambda text: None,
 ) -> Refilled:
@@ -61,6 +62,7 @@ def backfill(
     :param runner: of the lanes.
     :param stream: the captured table.
     :param lane: its real-time lane.
+    :param without: partition → offsets of messages of erased keys, which are left out.
     :param timeout: seconds for each of the two jobs.
     :param say: told each step.
     :raises UserError: the table has no real-time lane.
@@ -78,7 +80,7 @@ def backfill(
     kafka.ensure([Topic(topic, max(1, len(ends)), {"retention.ms": "86400000"})])
     try:
         say("copying bronze")
-        _run(client, copy_job(stream, topic, runner.settings), timeout)
+        _run(client, copy_job(stream, topic, runner.settings, without), timeout)
         count = _length(kafka, topic)
         say(f"sending {count} changes")
         if count:

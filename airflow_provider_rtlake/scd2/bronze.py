@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ import pyarrow.compute as pc
 
 from airflow_provider_rtlake.scd2.change import RawChange
 from airflow_provider_rtlake.scd2.lake import Table, Traffic
-from airflow_provider_rtlake.scd2.reads import Wanted, read_files
+from airflow_provider_rtlake.scd2.reads import DataTask, Wanted, read_files, read_pieces
 from airflow_provider_rtlake.scd2.store import conform
 from airflow_provider_rtlake.scd2.tables import python_values
 
@@ -87,21 +88,30 @@ def ranges(table: Table, start: int | None, max_rows: int) -> list[Range]:
     return found
 
 
-def _read(table: Table, part: Range, schema: pa.Schema, traffic: Traffic) -> pa.Table:
+def _asked(table: Table, part: Range, schema: pa.Schema) -> tuple[list[DataTask], Wanted]:
     ids = table.field_ids()
     few = frozenset(name for name in schema.names if pa.types.is_dictionary(schema.field(name).type))
     wanted = Wanted({name: ids[name] for name in schema.names if name in ids}, dictionaries=few)
-    found = read_files(table.lake.store, table.tasks(start=part.start, end=part.end), wanted, traffic)
-    return conform(found, schema)
+    return table.tasks(start=part.start, end=part.end), wanted
 
 
-def read_range(table: Table, part: Range, traffic: Traffic) -> pa.Table:
-    """Rows of bronze that a range added, with the columns :data:`COLUMNS`."""
-    return _read(table, part, COLUMNS, traffic)
+def _read(table: Table, part: Range, schema: pa.Schema, traffic: Traffic) -> pa.Table:
+    tasks, wanted = _asked(table, part, schema)
+    return conform(read_files(table.lake.store, tasks, wanted, traffic), schema)
+
+
+def read_range(table: Table, part: Range, traffic: Traffic, rows: int) -> Iterator[pa.Table]:
+    """Rows of bronze that a range added, with the columns :data:`COLUMNS`, piece by piece.
+
+    :param rows: of a piece.
+    """
+    tasks, wanted = _asked(table, part, COLUMNS)
+    for found in read_pieces(table.lake.store, tasks, wanted, rows, traffic):
+        yield conform(found, COLUMNS)
 
 
 def raw_changes(rows: pa.Table) -> list[RawChange]:
-    """Rows of :func:`read_range`, one by one."""
+    """Rows of bronze, one by one."""
     values = {name: python_values(rows[name]) for name in rows.column_names if name != "value_schema"}
     values["value_schema"] = _decoded(rows["value_schema"])
     values["headers"] = [None if found is None else dict(found) for found in values["headers"]]

@@ -121,6 +121,7 @@ class Change:
     :param before: the before-image as JSON, None where none came.
     :param key_columns: names of the key's columns.
     :param raw: the row it was read from.
+    :param partners: the other half of a changed primary key, where its header can be read.
     """
 
     position: Position
@@ -136,6 +137,7 @@ class Change:
     raw: RawChange
     tx_name: str | None = None
     snapshot: str = "false"
+    partners: tuple[str, ...] = ()
     _before_values: dict[str, Any] | None = field(default=None, repr=False)
 
     @property
@@ -168,14 +170,6 @@ class Change:
         headers = self.raw.headers
         return bool(headers) and not _KEY_HEADERS.isdisjoint(headers or ())
 
-    @property
-    def partner_keys(self) -> tuple[str, ...]:
-        """The other half of a changed primary key, where its header can be read."""
-        if not self.moves_key:
-            return ()
-        found = (_header_key((self.raw.headers or {}).get(name)) for name in _KEY_HEADERS)
-        return tuple(key for key in found if key is not None)
-
 
 class Unread(NamedTuple):
     """A row of bronze that is no change: it stops nothing, and keeps the table's check red until it is settled."""
@@ -193,7 +187,7 @@ def canonical_key(text: str) -> str:
     return json.dumps(json.loads(text), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
-def _header_key(text: str | None) -> str | None:
+def header_key(text: str | None) -> dict[str, Any] | None:
     """The key in a header: JSON, with or without its schema."""
     try:
         value = json.loads(text or "")
@@ -201,7 +195,7 @@ def _header_key(text: str | None) -> str | None:
         return None
     if isinstance(value, dict) and value.keys() == {"schema", "payload"}:
         value = value["payload"]
-    return canonical_key(json.dumps(value)) if isinstance(value, dict) else None
+    return value if isinstance(value, dict) else None
 
 
 def key_hash(key: str) -> int:
@@ -227,6 +221,7 @@ class ChangeReader:
         excluded: frozenset[str] = frozenset(),
     ) -> None:
         self._new_name = {old: new for new, old in (renamed_from or {}).items()}
+        self._old_name = dict(renamed_from or {})
         self._text = text_columns
         self._excluded = excluded
         self._placeholder = Placeholder(placeholder)
@@ -315,7 +310,7 @@ class ChangeReader:
         key, columns = None, frozenset[str]()
         if raw.message_key is not None:
             members = json.loads(raw.message_key)
-            key = json.dumps(members, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+            key = self._spelled(members)
             columns = frozenset(history_name(self._new_name.get(name, name)) for name in members)
         elif op != "t":
             raise ValueError("it has no key")
@@ -334,7 +329,37 @@ class ChangeReader:
             raw=raw,
             tx_name=(payload.get("transaction") or {}).get("id"),
             snapshot=str(source.get("snapshot") or "false").lower(),
+            partners=self._partners(raw),
         )
+
+    @property
+    def renames(self) -> bool:
+        """Whether columns are declared to have had another name."""
+        return bool(self._old_name)
+
+    def key(self, text: str) -> str:
+        """A key as the history spells it: with the names that its columns had at first, for a row stays the row.
+
+        :param text: the message's key.
+        """
+        return self._spelled(json.loads(text))
+
+    def _spelled(self, members: Mapping[str, Any]) -> str:
+        named = {self._first_name(name): value for name, value in members.items()} if self._old_name else members
+        return json.dumps(named, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+    def _first_name(self, name: str) -> str:
+        met = {name}
+        while self._old_name.get(name, name) not in met:
+            name = self._old_name[name]
+            met.add(name)
+        return name
+
+    def _partners(self, raw: RawChange) -> tuple[str, ...]:
+        if not raw.headers or _KEY_HEADERS.isdisjoint(raw.headers):
+            return ()
+        found = (header_key(raw.headers.get(name)) for name in sorted(_KEY_HEADERS))
+        return tuple(self._spelled(key) for key in found if key is not None)
 
     def _placeholder_of(self, raw: RawChange) -> Placeholder:
         text = (raw.headers or {}).get(PLACEHOLDER_HEADER)

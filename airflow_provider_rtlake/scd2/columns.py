@@ -27,15 +27,13 @@ from airflow_provider_rtlake.scd2.change import (
     Placeholder,
     Shape,
     Unread,
-    canonical_key,
+    key_hash,
 )
-from airflow_provider_rtlake.scd2.position import Position, epoch_number
+from airflow_provider_rtlake.scd2.position import epoch_number
+from airflow_provider_rtlake.scd2.rows import OPS, Array, D, Rows, T, joined
 from airflow_provider_rtlake.scd2.tables import scalar_type
 from airflow_provider_rtlake.scd2.values import ColumnType, ValueRefused
 
-Array = np.ndarray[Any, Any]
-OPS = ("r", "t", "d", "u", "c")  # in the order in which they sort within one log position
-R, T, D, U, C = range(5)
 _ENDS = frozenset({"last", "last_in_data_collection"})
 _KEY_HEADERS = ("__debezium.newkey", "__debezium.oldkey")
 # A key of one column that is spelled as canonical JSON spells it
@@ -117,47 +115,24 @@ def _fields(schema: str, reader: ChangeReader) -> tuple[_Field, ...]:
     return tuple(found)
 
 
-@dataclass
-class Batch:
-    """Rows of bronze. Everything but ``values`` is known of each row.
+@dataclass(kw_only=True)
+class Batch(Rows):
+    """Rows of bronze with their contents. Everything but ``values`` is known of each row.
 
     :param rows: as they are in bronze.
-    :param plain: whether ``values`` holds the row.
     :param key: canonical key; null for a truncate.
-    :param tx: the source's transaction number, -1 for none.
-    :param op: index into :data:`OPS`.
-    :param ts: commit time, microseconds UTC.
-    :param arrived: time in Kafka, microseconds UTC.
-    :param ended: marked as a snapshot's last row.
-    :param moves: half of a changed primary key.
-    :param part: number of the range of bronze it came with.
     :param shape: columns of the plain rows.
     :param values: column → its values after the change.
     :param changes: the rows that were read one by one.
     """
 
     rows: pa.Table
-    plain: Array
     key: pa.Array
-    epoch: Array
-    phase: Array
-    commit: Array
-    lsn: Array
-    tx: Array
-    op: Array
-    ts: Array
-    arrived: Array
-    ended: Array
-    moves: Array
-    part: Array
     signature: tuple[Any, ...] = ()
     shape: Shape | None = None
     values: dict[str, pa.Array] = field(default_factory=dict)
     changes: dict[int, Change] = field(default_factory=dict)
     _texts: pa.Array | None = field(default=None, repr=False)
-
-    def __len__(self) -> int:
-        return len(self.op)
 
     def only(self, rows: Array) -> Batch:
         """Some of the rows.
@@ -167,7 +142,7 @@ class Batch:
         if rows.all():
             return self
         index = np.flatnonzero(rows)
-        taken, place = pa.array(index), {int(old): new for new, old in enumerate(index)}
+        taken, place = pa.array(index), {int(old): new for new, old in enumerate(index)} if self.changes else {}
         return Batch(
             rows=self.rows.take(taken),
             key=self.key.take(taken),
@@ -175,25 +150,17 @@ class Batch:
             shape=self.shape,
             values={name: column.take(taken) for name, column in self.values.items()},
             changes={place[old]: change for old, change in self.changes.items() if old in place},
-            **{name: getattr(self, name)[index] for name in _NUMBERS},
+            **self.numbers(index),
         )
 
-    def header(self, index: int, name: str) -> str | None:
-        """A header of a row."""
-        found = self.rows["headers"][index].as_py()
-        return dict(found or ()).get(name)
-
-    def header_texts(self, rows: Array, name: str) -> set[str]:
-        """Distinct values of a header.
-
-        :param rows: of which rows, a mask.
-        """
-        column = self.rows["headers"].take(pa.array(np.flatnonzero(rows)))
-        return set(_Headers(_one(column)).texts(name)) if len(column) else set()
-
-    def position(self, index: int) -> Position:
-        """Of a row."""
-        return Position(int(self.epoch[index]), int(self.phase[index]), int(self.commit[index]), int(self.lsn[index]))
+    def epochs(self) -> pa.DictionaryArray:
+        """The header that tells the epoch, of each row."""
+        column = _one(self.rows["headers"])
+        try:
+            return _Headers(column).coded(EPOCH_HEADER)
+        except NotPlain:
+            told = [dict(found or ()).get(EPOCH_HEADER) for found in column.to_pylist()]
+            return pa.array(told, pa.string()).dictionary_encode()
 
     def read(self, indices: Array, reader: ChangeReader) -> list[Change]:
         """Rows as the reader of rows reads them."""
@@ -215,7 +182,13 @@ class Batch:
         return self._texts
 
 
-_NUMBERS = ("plain", "epoch", "phase", "commit", "lsn", "tx", "op", "ts", "arrived", "ended", "moves", "part")
+def hashes_of(keys: pa.Array) -> Array:
+    """The hash of each key, 0 for none."""
+    coded = keys.dictionary_encode()
+    texts = coded.dictionary.to_pylist()
+    known = np.fromiter((key_hash(text) for text in texts), np.int64, len(texts))
+    places = pc.fill_null(coded.indices, len(texts)).to_numpy(zero_copy_only=False)
+    return np.append(known, 0)[places]
 
 
 def of_changes(rows: pa.Table, changes: Sequence[Change], part: int) -> Batch:
@@ -228,10 +201,12 @@ def of_changes(rows: pa.Table, changes: Sequence[Change], part: int) -> Batch:
     def numbers(of: Callable[[Change], Any], kind: Any = np.int64) -> Array:
         return np.fromiter((of(change) for change in changes), kind, count)
 
+    keys = pa.array([change.key for change in changes], pa.string())
     return Batch(
         rows=rows,
         plain=np.zeros(count, bool),
-        key=pa.array([change.key for change in changes], pa.string()),
+        key=keys,
+        hashed=hashes_of(keys),
         epoch=numbers(lambda change: change.position.epoch),
         phase=numbers(lambda change: change.position.phase),
         commit=numbers(lambda change: change.position.commit),
@@ -266,9 +241,9 @@ def join(batches: Sequence[Batch]) -> Batch:
             for batch in batches
         ]
         values[column.name] = _one(pa.chunked_array(chunks, kind))
-    whole = {name: np.concatenate([getattr(batch, name) for batch in batches]) for name in _NUMBERS}
+    whole = joined(batches).numbers()
     alike = np.concatenate([np.full(len(batch), batch.signature == signature) for batch in batches])
-    whole["plain"] &= alike
+    whole["plain"] = whole["plain"] & alike
     starts = np.concatenate([[0], np.cumsum([len(batch) for batch in batches])])
     changes = {
         int(start) + index: change
@@ -348,10 +323,12 @@ def _decode(rows: pa.Table, reader: ChangeReader, part: int) -> Batch:
         for found in fields
     }
     tx = _numbers(pc.fill_null(source.field("txId"), -1))
+    keys = _keys(_one(rows["message_key"]), op, reader)
     return Batch(
         rows=rows,
         plain=alike & ~unsent & (op != T) & ~((op != D) & _flags(after.is_null())),
-        key=_keys(_one(rows["message_key"]), op),
+        key=keys,
+        hashed=hashes_of(keys),
         epoch=epochs,
         phase=phase,
         commit=commit,
@@ -473,15 +450,17 @@ def _positions(source: pa.StructArray) -> tuple[Array, Array, Array]:
     return phase, np.where(phase == 1, commit, 0), np.where(stream | ~known, lsn, 0)
 
 
-def _keys(column: pa.Array, op: Array) -> pa.Array:
+def _keys(column: pa.Array, op: Array, reader: ChangeReader) -> pa.Array:
     if np.any((op != T) & _flags(column.is_null())):
         raise NotPlain("a change without key")
     keys = pc.if_else(pa.array(op != T), column, pa.scalar(None, pa.string()))
     plain = pc.fill_null(pc.match_substring_regex(keys, _PLAIN_KEY), fill_value=True)
+    if reader.renames:
+        plain = pc.is_null(keys)
     if pc.all(plain).as_py():
         return keys
     other = np.flatnonzero(~_flags(plain))
-    texts = [canonical_key(text) for text in keys.take(pa.array(other)).to_pylist()]
+    texts = [reader.key(text) for text in keys.take(pa.array(other)).to_pylist()]
     return pc.replace_with_mask(keys, pc.invert(plain), pa.array(texts, pa.string()))
 
 
@@ -509,13 +488,17 @@ class _Headers:
         places = self._places(name)
         return self._values.take(pa.array(places, mask=places < 0))
 
+    def coded(self, name: str) -> pa.DictionaryArray:
+        """A header's values, equal ones as one."""
+        return self._column(name).dictionary_encode()
+
     def texts(self, name: str) -> list[str]:
         """Distinct values of a header."""
         return [text for text in self._column(name).unique().to_pylist() if text is not None]
 
     def numbers(self, name: str, read: Callable[[str | None], int]) -> Array:
         """A header's values, read; also where it is missing."""
-        coded = self._column(name).dictionary_encode()
+        coded = self.coded(name)
         meanings = np.array([*(read(text) for text in coded.dictionary.to_pylist()), read(None)], np.int64)
         codes = pc.fill_null(coded.indices, len(meanings) - 1).to_numpy(zero_copy_only=False)
         return np.asarray(meanings[codes])

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from airflow_provider_rtlake.scd2.columns import Array
 from airflow_provider_rtlake.scd2.reads import DataTask, ObjectStore, deleted_rows
+from airflow_provider_rtlake.scd2.rows import Array
 
 SMALL_ROWS = 65_536
 SEVERAL = 4  # small files, or files of position deletes

@@ -165,30 +165,36 @@ class Decision:
     snapshots: SnapshotVerdict = field(default_factory=SnapshotVerdict)
 
 
-def cut(
-    changes: Sequence[Change],
-    ends: Iterable[TransactionEnd] | None,
-    *,
-    reached: Position | None,
-    end_lsn: int = 0,
-    patience: Patience,
-    streaming_at: int = 0,
-    snapshot_ends: Sequence[SnapshotEnd] | None = None,
-    snapshot_order: int = -1,
-) -> Cut:
+@dataclass(frozen=True)
+class Situation:
+    """What a cut is made in: where the history stands, and what the connector told.
+
+    :param ends: transaction ends that concern the table; None where the connector tells none.
+    :param reached: position of the last change published before, None at first.
+    :param end_lsn: log position of the last transaction end that was used up before.
+    :param streaming_at: arrival in Kafka of the connector's newest transaction marker, microseconds; 0 for none.
+    :param snapshot_ends: what the connector told of snapshots of the table; None where it tells nothing.
+    :param snapshot_order: offset of the last of them that was used up before.
+    """
+
+    patience: Patience
+    ends: Sequence[TransactionEnd] | None = None
+    reached: Position | None = None
+    end_lsn: int = 0
+    streaming_at: int = 0
+    snapshot_ends: Sequence[SnapshotEnd] | None = None
+    snapshot_order: int = -1
+
+
+def cut(changes: Sequence[Change], situation: Situation) -> Cut:
     """Divide changes into those that may be published now and those that wait.
 
     A transaction may be published when all its changes have come, and everything before it too; a snapshot row when the
     table's snapshot has come to its end. What belongs before the position already reached is never held.
 
     :param changes: distinct changes of one table, in any order.
-    :param ends: transaction ends that concern the table; None where the connector tells none.
-    :param reached: position that the history stands at, None at first.
-    :param end_lsn: log position of the last transaction end used up before.
-    :param streaming_at: arrival in Kafka of the connector's newest transaction marker, microseconds; 0 for none.
-    :param snapshot_ends: what the connector told of snapshots of the table; None where it tells nothing.
-    :param snapshot_order: offset of the last of them that was used up before.
     """
+    reached = situation.reached
     late: list[Change] = []
     groups: dict[Transaction, list[Change]] = {}
     for change in changes:
@@ -196,47 +202,29 @@ def cut(
             late.append(change)
         else:
             groups.setdefault(change.transaction, []).append(change)
-    made = decide(
-        {transaction: Group.of(group) for transaction, group in groups.items()},
-        ends,
-        reached=reached,
-        end_lsn=end_lsn,
-        patience=patience,
-        streaming_at=streaming_at,
-        snapshot_ends=snapshot_ends,
-        snapshot_order=snapshot_order,
-    )
+    made = decide({transaction: Group.of(group) for transaction, group in groups.items()}, situation)
     result = Cut(late, [], made.marks, made.ends, made.reached, made.end_lsn, made.forced, made.snapshots)
     for transaction in sorted(groups):
         (result.ready if transaction in made.ready else result.pending).extend(groups[transaction])
     return result
 
 
-def decide(
-    groups: Mapping[Transaction, Group],
-    ends: Iterable[TransactionEnd] | None,
-    *,
-    reached: Position | None,
-    end_lsn: int = 0,
-    patience: Patience,
-    streaming_at: int = 0,
-    snapshot_ends: Sequence[SnapshotEnd] | None = None,
-    snapshot_order: int = -1,
-) -> Decision:
+def decide(groups: Mapping[Transaction, Group], situation: Situation) -> Decision:
     """The rule of :func:`cut`, over whole transactions: those behind the position already reached.
 
     :param groups: transactions that are not published yet.
     """
-    result = Decision(reached=reached, end_lsn=end_lsn)
-    known = _first_ends(ends, _used_up_to(groups.values(), reached, end_lsn))
+    reached, patience, ends = situation.reached, situation.patience, situation.ends
+    result = Decision(reached=reached, end_lsn=situation.end_lsn)
+    known = _first_ends(ends, _used_up_to(groups.values(), reached, situation.end_lsn))
     complete = _complete(groups, known, patience, result) if ends is not None else dict.fromkeys(groups, True)
     result.snapshots = judge_snapshots(
         {transaction: group for transaction, group in groups.items() if group.snapshot},
-        snapshot_ends,
+        situation.snapshot_ends,
         reached=reached,
-        order=snapshot_order,
+        order=situation.snapshot_order,
         newest_change=max((group.last for group in groups.values() if not group.snapshot), default=None),
-        streaming_at=streaming_at,
+        streaming_at=situation.streaming_at,
         markers=ends is not None,
         patience=patience,
     )

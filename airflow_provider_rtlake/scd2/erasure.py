@@ -14,6 +14,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
+from airflow_provider_rtlake.clients.flink import pauses
 from airflow_provider_rtlake.clients.kafka import KafkaClient
 from airflow_provider_rtlake.exceptions import UserError
 from airflow_provider_rtlake.scd2.change import canonical_key
@@ -25,6 +26,7 @@ from airflow_provider_rtlake.streams.model import Stream
 
 APPLICATION = str(Path(__file__).parent / "entry" / "erase.py")
 _TAIL = 4000
+_CONFIRMED_WITHIN = 60.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -53,9 +55,13 @@ def erase_everywhere(places: Places, keys: Sequence[str], merge: MergeRequest | 
     :raises UserError: a key is no JSON object, or its row is at the source still.
     """
     asked = [_canonical(key) for key in keys]
-    _refuse_living(places, asked)
+    with psycopg.connect(**places.source, connect_timeout=10, autocommit=True) as connection:
+        _refuse_living(connection, places.stream, asked)
+        late = _await_confirmation(connection, places.stream.connector.slot_name)
     request = EraseRequest(merge=merge or request_for(places.stream), keys=tuple(asked))
     report = submit(request, places.home)
+    if late:
+        report["remains"]["connector"] = late
     for topic, offsets in report["offsets"].items():
         places.kafka.delete_records(topic, {int(partition): offset for partition, offset in offsets.items()})
     needles = Needles.of([*report.pop("message_keys"), *asked], report.pop("values"))
@@ -73,19 +79,36 @@ def _canonical(key: str) -> str:
     raise UserError(f'{key} is no key: write a JSON object of the key columns, such as {{"id":7}}')
 
 
-def _refuse_living(places: Places, keys: Iterable[str]) -> None:
+def _refuse_living(connection: Any, stream: Stream, keys: Iterable[str]) -> None:
     """A row that is there would come back with its next change."""
-    table = sql.Identifier(places.stream.schema_name, places.stream.table_name)
-    with psycopg.connect(**places.source, connect_timeout=10) as connection:
-        for key in keys:
-            members = json.loads(key)
-            told = sql.SQL(" AND ").join(
-                sql.SQL("{}::text = {}").format(sql.Identifier(name), sql.Literal(str(value)))
-                for name, value in members.items()
-            )
-            query = sql.SQL("SELECT 1 FROM {} WHERE {} LIMIT 1").format(table, told)
-            if connection.execute(query).fetchone():
-                raise UserError(f"{places.stream.source}: the row {key} is at the source: delete it there first")
+    table = sql.Identifier(stream.schema_name, stream.table_name)
+    for key in keys:
+        members = json.loads(key)
+        told = sql.SQL(" AND ").join(
+            sql.SQL("{}::text = {}").format(sql.Identifier(name), sql.Literal(str(value)))
+            for name, value in members.items()
+        )
+        query = sql.SQL("SELECT 1 FROM {} WHERE {} LIMIT 1").format(table, told)
+        if connection.execute(query).fetchone():
+            raise UserError(f"{stream.source}: the row {key} is at the source: delete it there first")
+
+
+def _await_confirmation(connection: Any, slot: str) -> str | None:
+    """Wait until the slot has passed everything that the source has said of the keys: then no restarted connector
+    delivers it again, and Flink's jobs, which do not read the list, meet nothing of it.
+
+    :return: what is to be said where the slot does not get there, None where it did.
+    """
+    (now,) = connection.execute("SELECT pg_current_wal_lsn()::text").fetchone()
+    query = "SELECT confirmed_flush_lsn >= %s::pg_lsn FROM pg_replication_slots WHERE slot_name = %s"
+    for _ in pauses(_CONFIRMED_WITHIN):
+        found = connection.execute(query, [now, slot]).fetchone()
+        if found is None or found[0]:
+            return None
+    return (
+        f"replication slot {slot} has not passed {now} within {_CONFIRMED_WITHIN:.0f} s: what the connector delivers "
+        "again may hold the keys; let it run, then erase once more"
+    )
 
 
 def submit(request: EraseRequest, home: Path | None) -> dict[str, Any]:

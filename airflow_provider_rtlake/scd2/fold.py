@@ -369,7 +369,7 @@ class Fold:
             key=key,
             values=dict(row.values),
             start=start,
-            origin="snapshot" if step.position.phase == SNAPSHOT else "stream",
+            origin="snapshot" if step.op == "r" else "stream",
             moved=start != step.ts,
             opened=_event(step),
             last_position=step.position,

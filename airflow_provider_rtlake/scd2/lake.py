@@ -12,7 +12,7 @@ import tempfile
 import threading
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -416,6 +416,16 @@ def _in_parallel(work: Callable[[Any], T], items: Iterable[Any]) -> list[T]:
     if len(waiting) < 2:
         return [work(item) for item in waiting]
     return list(_pool("files").map(work, waiting))
+
+
+def begin_side_by_side(*works: Callable[[], Any]) -> list[Future[Any]]:
+    """Start functions; their results tell when they have ended."""
+    return [_pool("steps").submit(work) for work in works]
+
+
+def begin_leaves(work: Callable[[Any], T], items: Iterable[Any]) -> list[Future[T]]:
+    """Start a function over items that waits for no other such function."""
+    return [_pool("files").submit(work, item) for item in items]
 
 
 def side_by_side(*works: Callable[[], Any]) -> list[Any]:

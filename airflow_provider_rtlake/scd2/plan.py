@@ -128,8 +128,8 @@ def plan_merge(
 ) -> Plan:
     """Plan a merge.
 
-    A change that stands before the position already reached (late, or delivered again) has its key folded anew from all
-    its changes; every other key is folded on from its last version.
+    A change that stands before the position already reached (late, or delivered again), or in its transaction, has its
+    key folded anew from all its changes; every other key is folded on from its last version.
 
     :param store: the history as it is.
     :param changes: changes that may be published; may hold deliveries of one change more than once.
@@ -148,13 +148,19 @@ def plan_merge(
     plan.marks = [known[position] for position in sorted(known)]
     keyed = [change for change in once if change.op != "t"]
     _refuse_second_snapshot(keyed, known_marks, reached)
-    everything = reached is not None and any(mark.position <= reached for mark in fresh_marks)
+    everything = any(_belongs_before(mark.position, reached) for mark in fresh_marks)
     late_keys = store.all_keys() if everything else set()
-    late_keys |= {str(change.key) for change in keyed if reached is not None and change.position <= reached}
+    late_keys |= {str(change.key) for change in keyed if _belongs_before(change.position, reached)}
     refolded = _late_part(store, plan, keyed, late_keys, reached, everything)
     _fold_on(store, plan, refolded, fresh_marks, untracked)
     _fold_anew(store, plan, refolded, untracked)
     return plan
+
+
+def _belongs_before(position: Position, reached: Position | None) -> bool:
+    """Whether what stands there cannot be folded on: it is late, or part of a transaction of which a part was applied
+    (of a transaction counts the outcome alone)."""
+    return reached is not None and (position <= reached or position.shares_transaction(reached))
 
 
 def _is_news(mark: Mark, known: Mark | None) -> bool:
@@ -226,6 +232,10 @@ def _with_linked(store: Store, keys: set[str], changes: Sequence[Change]) -> dic
     applied: dict[str, list[Change]] = {}
     wanted = set(keys)
     partners = _partners(changes)
+    named: dict[str, set[str]] = {}
+    for change in changes:
+        if change.partners:
+            named.setdefault(str(change.key), set()).update(change.partners)
     while wanted:
         for key in wanted:
             applied.setdefault(key, [])
@@ -234,7 +244,7 @@ def _with_linked(store: Store, keys: set[str], changes: Sequence[Change]) -> dic
             applied[key] = known
             for change in known:
                 _note_partner(partners, change)
-        linked = set()
+        linked = {partner for key in wanted for partner in named.get(key, ())}
         for group in partners.values():
             if len(group) > 1 and group & applied.keys():
                 linked |= group
@@ -256,7 +266,7 @@ def _note_partner(partners: dict[tuple[Any, int], set[str]], change: Change) -> 
 
 
 def _named_partners(found: Mapping[str, list[Change]]) -> set[str]:
-    return {partner for group in found.values() for change in group for partner in change.partner_keys}
+    return {partner for group in found.values() for change in group for partner in change.partners}
 
 
 def _fold_on(

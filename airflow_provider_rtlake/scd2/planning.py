@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
 
-from airflow_provider_rtlake.scd2.bulk import Bulk, Plain, check_bulk
+from airflow_provider_rtlake.scd2.bulk import Bulk, Plain
 from airflow_provider_rtlake.scd2.change import ChangeReader
 from airflow_provider_rtlake.scd2.checks import check_plan
-from airflow_provider_rtlake.scd2.columns import Array, Batch, T
+from airflow_provider_rtlake.scd2.columns import Batch
 from airflow_provider_rtlake.scd2.fold import Mark
 from airflow_provider_rtlake.scd2.plan import Plan, Store, plan_merge
 from airflow_provider_rtlake.scd2.position import Position
+from airflow_provider_rtlake.scd2.render import check_bulk
+from airflow_provider_rtlake.scd2.rows import Array, Rows, T, continuing, paired
 
 
 class ColumnStore(Store, Protocol):
@@ -56,6 +58,24 @@ class Whole:
         return found
 
 
+def linked_keys(
+    rows: Rows, ready: Array, is_late: Array, reached: Position | None, stored: Callable[[], Array] | None
+) -> Array:
+    """Hashes of keys that have to be planned together wherever they are: a changed key's row comes from another key.
+
+    :param rows: that came.
+    :param ready: which of them may be published.
+    :param is_late: which of them stand at or before ``reached``.
+    :param stored: hashes of every key that was changed before; None where nothing is stored.
+    """
+    own = np.unique(rows.hashed[ready & (rows.moves | paired(rows, ready))])
+    anew = ready & (is_late | continuing(rows, reached))
+    if stored is None or not anew.any():
+        return own
+    # A late change is folded together with all changes of its key, which may have come from another key before.
+    return np.union1d(own, stored())
+
+
 def plan_rows(
     store: ColumnStore,
     batch: Batch,
@@ -84,7 +104,7 @@ def plan_rows(
     :param columns_stay: no column of the history gets another name in this merge.
     :raises Refused: the changes break a rule.
     """
-    plain = Plain(batch, ready, is_late)
+    plain = Plain(batch, ready, is_late | continuing(batch, reached))
     stored = store.load(plain.hashes)
     _consider_marks(plain, ready & (batch.op == T), marks, stored is not None)
     if not columns_stay:

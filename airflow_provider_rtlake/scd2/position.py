@@ -28,6 +28,10 @@ class Position(NamedTuple):
         """Fixed width, so that texts compare like positions."""
         return f"{self.epoch:06d}-{self.phase}-{self.commit:020d}-{self.lsn:020d}"
 
+    def shares_transaction(self, other: Position) -> bool:
+        """Whether both may stand in one transaction of the stream."""
+        return self.phase == STREAM and self[:3] == other[:3]
+
     @classmethod
     def parse(cls, text: str) -> Position:
         """Read :attr:`text` back.

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -156,6 +156,7 @@ class Wanted:
     :param fields: names in the result → field id in the files.
     :param key: the column by which row groups and rows are chosen, or None for every row.
     :param hashes: its values that are wanted, ordered.
+    :param between: row groups without a value from the first to the second of these may be left out.
     :param places: also tell ``_file`` and ``_pos`` of each row.
     :param dictionaries: columns with few distinct values.
     """
@@ -165,6 +166,7 @@ class Wanted:
     hashes: np.ndarray[Any, Any] | None = None
     places: bool = False
     dictionaries: frozenset[str] = frozenset()
+    between: tuple[int, int] | None = None
 
 
 def read_files(store: ObjectStore, tasks: Sequence[DataTask], wanted: Wanted, traffic: Any = None) -> list[pa.Table]:
@@ -172,23 +174,72 @@ def read_files(store: ObjectStore, tasks: Sequence[DataTask], wanted: Wanted, tr
 
     :param traffic: counts what is read.
     """
-    pieces = []
+    return _read_at_once(store, _stretches(store, tasks, wanted, traffic), wanted)
+
+
+def read_pieces(
+    store: ObjectStore, tasks: Sequence[DataTask], wanted: Wanted, rows: int, traffic: Any = None
+) -> Iterator[list[pa.Table]]:
+    """Read data files piece by piece, so that never much more than one piece is in memory.
+
+    :param rows: of a piece; a larger row group is read at once and handed over in parts.
+    :param traffic: counts what is read.
+    """
+    waiting: list[_Stretch] = []
+    for stretch in _stretches(store, tasks, wanted, traffic, at_once=1):
+        if waiting and sum(one.rows for one in waiting) + stretch.rows > rows:
+            yield from _parts(_read_at_once(store, waiting, wanted), rows)
+            waiting = []
+        waiting.append(stretch)
+    if waiting:
+        yield from _parts(_read_at_once(store, waiting, wanted), rows)
+
+
+def _parts(tables: list[pa.Table], rows: int) -> Iterator[list[pa.Table]]:
+    if sum(table.num_rows for table in tables) <= 2 * rows:
+        yield tables
+        return
+    for table in tables:
+        for start in range(0, table.num_rows, rows):
+            yield [table.slice(start, rows)]
+
+
+class _Stretch(NamedTuple):
+    """Row groups of a file that are read together."""
+
+    task: DataTask
+    groups: list[int]
+    rows: int
+
+
+def _stretches(
+    store: ObjectStore, tasks: Sequence[DataTask], wanted: Wanted, traffic: Any, at_once: int = _GROUPS_AT_ONCE
+) -> list[_Stretch]:
+    if len(tasks) > 1:  # footers that are not remembered are asked for side by side
+        with ThreadPoolExecutor(_THREADS) as pool:
+            list(pool.map(lambda task: footer(store, task.path), tasks))
+    found = []
     deletes: set[str] = set()
     for task in tasks:
         groups = _groups(store, task, wanted)
         if not groups:
             continue
         deletes |= set(task.deletes)
+        sizes = [footer(store, task.path).row_group(group).num_rows for group in groups]
         if traffic is not None:
-            traffic.read(1, task.size, sum(footer(store, task.path).row_group(group).num_rows for group in groups))
-        for start in range(0, len(groups), _GROUPS_AT_ONCE):
-            pieces.append((task, groups[start : start + _GROUPS_AT_ONCE]))
+            traffic.read(1, task.size, sum(sizes))
+        for start in range(0, len(groups), at_once):
+            found.append(_Stretch(task, groups[start : start + at_once], sum(sizes[start : start + at_once])))
     if traffic is not None:
         traffic.read(len(deletes), 0, 0)
-    if len(pieces) < 2:
-        return [_piece(store, task, groups, wanted) for task, groups in pieces]
+    return found
+
+
+def _read_at_once(store: ObjectStore, stretches: Sequence[_Stretch], wanted: Wanted) -> list[pa.Table]:
+    if len(stretches) < 2:
+        return [_piece(store, one.task, one.groups, wanted) for one in stretches]
     with ThreadPoolExecutor(_THREADS) as pool:
-        return list(pool.map(lambda piece: _piece(store, piece[0], piece[1], wanted), pieces))
+        return list(pool.map(lambda one: _piece(store, one.task, one.groups, wanted), stretches))
 
 
 def _names(metadata: Any, wanted: Mapping[str, int]) -> dict[str, str]:
@@ -207,7 +258,7 @@ def _names(metadata: Any, wanted: Mapping[str, int]) -> dict[str, str]:
 def _groups(store: ObjectStore, task: DataTask, wanted: Wanted) -> list[int]:
     metadata = footer(store, task.path)
     every = list(range(metadata.num_row_groups))
-    if wanted.key is None or wanted.hashes is None:
+    if wanted.key is None or (wanted.hashes is None and wanted.between is None):
         return every
     name = _names(metadata, {wanted.key: wanted.fields[wanted.key]}).get(wanted.key)
     if name is None or not every:
@@ -218,6 +269,9 @@ def _groups(store: ObjectStore, task: DataTask, wanted: Wanted) -> list[int]:
     bounds = [metadata.row_group(group).column(column).statistics for group in every]
     if any(found is None or not found.has_min_max for found in bounds):
         return every
+    if wanted.hashes is None:
+        least, greatest = wanted.between or (-(2**63), 2**63 - 1)
+        return [group for group in every if bounds[group].max >= least and bounds[group].min <= greatest]
     first = np.searchsorted(wanted.hashes, np.array([found.min for found in bounds], np.int64), "left")
     last = np.searchsorted(wanted.hashes, np.array([found.max for found in bounds], np.int64), "right")
     return [group for group in every if first[group] < last[group]]

@@ -53,7 +53,7 @@ class MergeRequest(BaseModel):
     main: str = "main"
     patience_seconds: float = Field(default=300.0, ge=0)
     snapshot_patience_seconds: float = Field(default=20.0, ge=0)
-    max_rows: int = Field(default=200_000, ge=1)
+    max_rows: int = Field(default=1_000_000, ge=1)
     buckets: int | None = Field(default=None, ge=1, le=4096)
 
     @property

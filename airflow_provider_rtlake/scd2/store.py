@@ -9,15 +9,18 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from airflow_provider_rtlake.scd2.change import Change, ChangeReader, key_hash
 from airflow_provider_rtlake.scd2.fold import Refused
 from airflow_provider_rtlake.scd2.lake import Table, Traffic
 from airflow_provider_rtlake.scd2.plan import Stored
 from airflow_provider_rtlake.scd2.reads import DataTask, Wanted, read_files
+from airflow_provider_rtlake.scd2.stretch import Stretch
 from airflow_provider_rtlake.scd2.tables import CHANGES_COLUMNS, HISTORY_COLUMNS, Layout, arrow_schema, read_changes
 
 _NOT_READ = frozenset({"record_hash", "is_current"})  # they follow from the other columns
+_MOVED = r"__debezium\.(new|old)key"
 Hashes = np.ndarray[Any, Any]
 
 
@@ -36,6 +39,7 @@ class LakeStore:
     :param traffic: counts what is read.
     :param aliases: column of the plan → column of the table, where a rename is about to happen.
     :param steps: measures reading, where it is asked to.
+    :param stretch: keys to which "every" is limited.
     """
 
     def __init__(
@@ -47,6 +51,7 @@ class LakeStore:
         traffic: Traffic,
         aliases: Mapping[str, str] | None = None,
         steps: Any = None,
+        stretch: Stretch | None = None,
     ) -> None:
         self._history = history
         self._changes = changes
@@ -55,6 +60,7 @@ class LakeStore:
         self._traffic = traffic
         self._aliases = dict(aliases or {})
         self._steps = steps
+        self._stretch = stretch or Stretch()
         self._loaded: tuple[Hashes, pa.Table] | None = None
         self.tasks: dict[str, DataTask] = {}  # the data files of last versions that were looked at
 
@@ -90,7 +96,9 @@ class LakeStore:
         """See :class:`.plan.Store`."""
         if self._history is None:
             return {}
-        found = self._versions(self._rows(None, last=True))
+        rows = self._rows(self._stretch.named, last=True)
+        own = self._stretch.holds(rows["scd2_key_hash"].to_numpy())
+        found = self._versions(rows.filter(pa.array(own & rows["effective_end_ts"].is_null().to_numpy())))
         return {stored.version.key: stored for stored in found if stored.version.is_current}
 
     def all_versions(self, keys: Collection[str]) -> dict[str, list[Stored]]:
@@ -114,14 +122,25 @@ class LakeStore:
         """See :class:`.plan.Store`."""
         if self._changes is None:
             return set()
-        return set(self._change_rows(["scd2_key"], None)["scd2_key"].unique().to_pylist())
+        rows = self._change_rows(["scd2_key", "scd2_key_hash"], self._stretch.named)
+        own = self._stretch.holds(rows["scd2_key_hash"].to_numpy())
+        return set(rows.filter(pa.array(own))["scd2_key"].unique().to_pylist())
+
+    def moved_keys(self) -> Hashes:
+        """Hashes of every key whose primary key was ever changed, or that came by such a change."""
+        rows = self._change_rows(["scd2_key_hash", "headers"], None)
+        moved = pc.match_substring_regex(rows["headers"], _MOVED)
+        return np.unique(rows.filter(pc.fill_null(moved, False))["scd2_key_hash"].to_numpy())
 
     def _change_rows(self, names: list[str], hashes: Hashes | None) -> pa.Table:
         table = self._changes
         if table is None:
             return pa.schema([(name, pa.string()) for name in names]).empty_table()
         ids = table.field_ids()
-        wanted = Wanted({name: ids[name] for name in {*names, "scd2_key_hash"}}, "scd2_key_hash", hashes)
+        fields = {name: ids[name] for name in {*names, "scd2_key_hash"}}
+        wanted = Wanted(
+            fields, "scd2_key_hash", hashes, between=None if hashes is not None else self._stretch.between()
+        )
         found = read_files(table.lake.store, table.tasks(buckets=self._buckets(hashes)), wanted, self._traffic)
         schema = arrow_schema(table.schema_json)
         return conform(found, pa.schema([schema.field(name) for name in names]))
@@ -142,7 +161,7 @@ class LakeStore:
     def _buckets(self, hashes: Hashes | None) -> list[int] | None:
         """Partitions to look at, None for all."""
         if hashes is None or self._layout is None:
-            return None
+            return self._stretch.touched()
         touched = np.unique(np.mod(hashes, self._layout.buckets)).tolist()
         return touched if len(touched) < self._layout.buckets else None
 
@@ -153,12 +172,13 @@ class LakeStore:
         ids = history.field_ids()
         names = [name for name in (*layout.columns, *(name for name, _ in HISTORY_COLUMNS)) if name not in _NOT_READ]
         fields = {name: ids[own] for name in names if (own := self._aliases.get(name, name)) in ids}
-        tasks = history.tasks(last=last, buckets=self._buckets(hashes) if last else None)
+        none = hashes is not None and not len(hashes)
+        tasks = [] if none else history.tasks(last=last, buckets=self._buckets(hashes) if last else None)
         if last:
             self.tasks |= {task.path: task for task in tasks}
-        found = read_files(
-            history.lake.store, tasks, Wanted(fields, "scd2_key_hash", hashes, places=True), self._traffic
-        )
+        between = None if hashes is not None else self._stretch.between()
+        wanted = Wanted(fields, "scd2_key_hash", hashes, places=True, between=between)
+        found = read_files(history.lake.store, tasks, wanted, self._traffic)
         back = {own: name for name, own in self._aliases.items()}
         kinds = {back.get(field.name, field.name): field.type for field in arrow_schema(history.schema_json)}
         places = [pa.field("_file", pa.string()), pa.field("_pos", pa.int64())]

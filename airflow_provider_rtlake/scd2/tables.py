@@ -251,7 +251,7 @@ class Layout:
         self.schema = arrow_schema(iceberg_json)
         self.columns = tuple(source_columns(iceberg_json))
         self.buckets = buckets
-        self._untracked = untracked
+        self.untracked = untracked
 
     def bucket(self, hashed: int) -> int:
         """Partition of a key."""
@@ -281,7 +281,7 @@ class Layout:
             "effective_end_ts": [version.end for version in versions],
             "is_current": [version.is_current for version in versions],
             "is_deleted": [version.deleted for version in versions],
-            "record_hash": [record_hash(version.values, self._untracked) for version in versions],
+            "record_hash": [record_hash(version.values, self.untracked) for version in versions],
             "scd2_last": [last] * len(versions),
             "scd2_bucket": [bucket] * len(versions),
             "scd2_key_hash": [hashed for hashed, _ in group],

@@ -39,7 +39,10 @@ DAY_US = 86_400_000_000
 # every engine can show. One rule for date, timestamp and timestamptz.
 MAX_DATE, MIN_DATE = 2_932_896, -719_162  # 9999-12-31 and 0001-01-01
 MAX_TIMESTAMP, MIN_TIMESTAMP = (MAX_DATE + 1) * DAY_US - 1, MIN_DATE * DAY_US
-_DATE_INFINITY, _DATE_MINUS_INFINITY = 2_146_033_979, -2_147_472_691  # what Debezium sends
+# What Debezium 3.7 sends: from the stream, and from a snapshot, where java.sql.Date overflows 32 bits of days (a day
+# more or less where Connect does not run in UTC). PostgreSQL's own dates reach from -2,440,588 to 2,145,042,905.
+_DATE_INFINITY = frozenset({2_146_033_979, -622_191_235, -622_191_234, -622_191_233})
+_DATE_MINUS_INFINITY = frozenset({-2_147_472_691, -625_821_273, -625_821_272, -625_821_271})
 _SPECIAL_NUMBERS = frozenset(
     {"NAN", "POSITIVE_INFINITY", "NEGATIVE_INFINITY", "NaN", "Infinity", "-Infinity", "INFINITY", "-INFINITY"}
 )
@@ -115,19 +118,36 @@ def _bits(value: Any) -> bytes:
 
 def _date(value: Any) -> int:
     days = int(value)
-    if days == _DATE_INFINITY:
+    if days in _DATE_INFINITY:
         return MAX_DATE
-    return MIN_DATE if days == _DATE_MINUS_INFINITY else days
+    return MIN_DATE if days in _DATE_MINUS_INFINITY else days
+
+
+# The JDBC driver's infinities, which come in milliseconds where the column has no more than three digits of a second.
+_MILLIS_INFINITY, _MILLIS_MINUS_INFINITY = 9_223_372_036_825_200_000, -9_223_372_036_832_400_000
+_LEAST = -2_440_588 * DAY_US  # PostgreSQL's first day, 4713 BC
+# "-infinity" in an array of timestamptz comes as a year far behind PostgreSQL's last one.
+_BEYOND = 290_000_000
 
 
 def _scaled_timestamp(numerator: int, denominator: int) -> Reader:
     def read(value: Any) -> int:
         raw = int(value)
-        if raw >= 2**63 - 1:
+        if raw >= (_MILLIS_INFINITY if numerator > 1 else 2**63 - 1):
             return MAX_TIMESTAMP
-        return MIN_TIMESTAMP if raw <= -(2**63) else raw * numerator // denominator
+        if raw <= (_MILLIS_MINUS_INFINITY if numerator > 1 else -(2**63)):
+            return MIN_TIMESTAMP
+        return _fitting(raw * numerator // denominator, value)
 
     return read
+
+
+def _fitting(micros: int, value: Any) -> int:
+    """Microseconds, where 64 bits hold them: up to the year 294247. Debezium lets PostgreSQL's last years, to 294276,
+    run over: they would be times before PostgreSQL's first one."""
+    if not _LEAST <= micros < 2**63:
+        raise ValueRefused(f"{value} is a time that microseconds in 64 bits cannot hold")
+    return micros
 
 
 def days_from_civil(year: int, month: int, day: int) -> int:
@@ -154,6 +174,8 @@ def timestamp_text(value: Any) -> int:
     if match is None:
         raise ValueRefused(f"{value!r} is no timestamp")
     year, month, day, hour, minute, second, fraction, zone = match.groups()
+    if int(year) > _BEYOND:
+        return MIN_TIMESTAMP
     micros = int((fraction or "0").ljust(6, "0")[:6])
     seconds = (
         days_from_civil(int(year), int(month), int(day)) * 86_400
@@ -161,7 +183,7 @@ def timestamp_text(value: Any) -> int:
         + int(minute or 0) * 60
         + int(second or 0)
     )
-    return (seconds - _zone_seconds(zone)) * 1_000_000 + micros
+    return _fitting((seconds - _zone_seconds(zone)) * 1_000_000 + micros, value)
 
 
 def _zone_seconds(zone: str | None) -> int:

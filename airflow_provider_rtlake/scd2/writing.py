@@ -3,71 +3,69 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from airflow_provider_rtlake.scd2.bulk import alike
+from airflow_provider_rtlake.scd2.arrays import alike
 from airflow_provider_rtlake.scd2.change import Unread
 from airflow_provider_rtlake.scd2.checks import check_written
-from airflow_provider_rtlake.scd2.columns import Array
 from airflow_provider_rtlake.scd2.fold import Refused
-from airflow_provider_rtlake.scd2.lake import Table
 from airflow_provider_rtlake.scd2.planning import Whole
 from airflow_provider_rtlake.scd2.reads import DataTask, ObjectStore, Wanted, deletes_of, read_files
+from airflow_provider_rtlake.scd2.rows import Array
 from airflow_provider_rtlake.scd2.store import LakeStore, conform
 
+_NONE = -1  # how Nessie tells of a table without a snapshot
 _RULE = "the branch does not hold what was to be written"
-_COMPARED = ("is_deleted", "scd2_last_position")
 
 
-@dataclass(frozen=True)
-class Written:
-    """One commit to the history.
+def check_file(store: ObjectStore, file: Any, rows: pa.Table) -> None:
+    """Read a data file back from the store and compare.
 
-    :param snapshot: that it made.
-    :param files: Iceberg's data files, and the rows that each was to hold.
-    :param deletes: Iceberg's delete files, and the rows (data file → numbers) that each was to name.
+    :param file: Iceberg's.
+    :param rows: that it was to hold.
+    :raises Refused: it holds something else.
     """
+    ids = {one.name: int(one.metadata[b"PARQUET:field_id"]) for one in rows.schema}
+    task = DataTask(str(file.location()), int(file.recordCount()), int(file.fileSizeInBytes()))
+    if not _equal(conform(read_files(store, [task], Wanted(ids)), rows.schema), rows):
+        raise Refused(_RULE, sorted(set(rows["scd2_key"].to_pylist())))
 
-    snapshot: int | None
-    files: Sequence[tuple[Any, pa.Table]] = field(default_factory=list)
-    deletes: Sequence[tuple[Any, Mapping[str, Array]]] = field(default_factory=list)
+
+def check_deletes(store: ObjectStore, file: Any, positions: Mapping[str, Array]) -> None:
+    """Read a file of position deletes back and compare.
+
+    :param positions: data file → numbers of the rows that it was to name.
+    :raises Refused: it names others.
+    """
+    named = deletes_of(store, str(file.location()))
+    if named.keys() != positions.keys() or any(not np.array_equal(named[one], positions[one]) for one in named):
+        raise Refused(_RULE, sorted(named)[:1])
 
 
-def check_branch(whole: Whole, written: Written, now: Table | None, store: LakeStore) -> None:
-    """Compare what the branch holds with what the merge meant to write.
+def check_alone(snapshot: int | None, now: int | None) -> None:
+    """What was there before was read for the plan, so it is enough that this merge's commit alone came on top of it.
 
-    What was there before was read for the plan, so it is enough that this commit alone came on top of it, and that its
-    files, read back from the store, hold what they were to hold. If something else came on top, the keys are read.
+    :param snapshot: that this merge made, None for none.
+    :param now: that the branch has, -1 for none.
+    :raises Refused: another one.
+    """
+    if (snapshot or _NONE) != (now or _NONE):
+        raise Refused("another writer changed the merge's branch: its snapshot is", [str(now)])
 
-    :param now: the history as the branch has it now.
-    :param store: reads it.
+
+def check_anew(whole: Whole, store: LakeStore) -> None:
+    """Keys that were folded anew are read once more, with everything that stood before.
+
+    :param store: reads the branch.
     :raises Refused: naming the rule and the keys that break it.
     """
-    if now is None or now.snapshot_id != written.snapshot:
-        _check_keys(whole, store)
-        raise Refused("another writer changed the merge's branch", sorted(whole.plan.expected)[:1])
-    for file, rows in written.files:
-        found = _read_back(now.lake.store, file, rows.schema)
-        if not _equal(found, rows):
-            raise Refused(_RULE, sorted(set(rows["scd2_key"].to_pylist())))
-    for file, positions in written.deletes:
-        named = deletes_of(now.lake.store, str(file.location()))
-        if named.keys() != positions.keys() or any(not np.array_equal(named[one], positions[one]) for one in named):
-            raise Refused(_RULE, sorted(whole.plan.expected)[:1])
-    if whole.plan.anew:
-        anew = {key: whole.plan.expected[key] for key in whole.plan.anew}
-        check_written(whole.plan, store.last_rows(whole.plan.expected.keys()), store.all_versions(anew.keys()))
-
-
-def _read_back(store: ObjectStore, file: Any, schema: pa.Schema) -> pa.Table:
-    ids = {one.name: int(one.metadata[b"PARQUET:field_id"]) for one in schema}
-    task = DataTask(str(file.location()), int(file.recordCount()), int(file.fileSizeInBytes()))
-    return conform(read_files(store, [task], Wanted(ids)), schema)
+    plan = whole.plan
+    anew = {key: plan.expected[key] for key in plan.anew}
+    check_written(plan, store.last_rows(plan.expected.keys()), store.all_versions(anew.keys()))
 
 
 def _equal(left: pa.Table, right: pa.Table) -> bool:
@@ -77,33 +75,6 @@ def _equal(left: pa.Table, right: pa.Table) -> bool:
         return True
     pairs = ((left[name].combine_chunks(), right[name].combine_chunks()) for name in left.column_names)
     return all(bool(alike(one, other).all()) for one, other in pairs)
-
-
-def _check_keys(whole: Whole, store: LakeStore) -> None:
-    """Read the touched keys and compare.
-
-    :raises Refused: a key is not as it was meant to be.
-    """
-    plan = whole.plan
-    check_written(plan, store.last_rows(plan.expected.keys()), store.all_versions(plan.anew) if plan.anew else None)
-    versions = whole.bulk.versions
-    if versions is None:
-        return
-    meant = versions.filter(versions["scd2_last"])
-    keys = meant["scd2_key"].to_pylist()
-    found = store.last_rows(keys)
-    facts = zip(keys, *(meant[name].to_pylist() for name in _COMPARED), strict=True)
-    wrong = []
-    for key, deleted, position in facts:
-        stored = found.get(key, [])
-        if len(stored) != 1:
-            wrong.append(key)
-            continue
-        version = stored[0].version
-        if (version.deleted, version.last_position.text) != (deleted, position):
-            wrong.append(key)
-    if wrong:
-        raise Refused(_RULE, sorted(wrong))
 
 
 def sorted_rows(tables: Sequence[pa.Table], then: str) -> pa.Table:

@@ -6,10 +6,12 @@ from collections.abc import Callable
 
 import pytest
 
+from airflow_provider_rtlake.demo.access import ICEBERG, Access
 from airflow_provider_rtlake.exceptions import UserError
 from airflow_provider_rtlake.scd2.erase import EraseRequest, erase
 from airflow_provider_rtlake.scd2.lake import Lake
 from airflow_provider_rtlake.scd2.needles import Needles
+from airflow_provider_rtlake.scd2.returned import returned
 from tests.scd2_lake import LakeTable
 from tests.scd2_source import Source
 
@@ -35,7 +37,7 @@ def found(table: LakeTable) -> dict[str, int]:
     return result
 
 
-def test_property_21_erasure_with_proof(lake_table: Callable[..., LakeTable]) -> None:
+def test_property_21_erasure_with_proof(lake_table: Callable[..., LakeTable], access: Access) -> None:
     source, table = Source(), lake_table()
     table.arrive(source.begin(10).insert(7, a=SECRET).insert(8, a="other").commit())
     table.merge()
@@ -66,10 +68,14 @@ def test_property_21_erasure_with_proof(lake_table: Callable[..., LakeTable]) ->
         for group in source.messages
         for raw in group
     ]
+    assert returned(access.trino, ICEBERG, table.request.bronze, table.request.base) == {}
     table.arrive(again)
+    mine = [raw.topic_offset for raw in again if raw.message_key == '{"id":7}']
+    assert returned(access.trino, ICEBERG, table.request.bronze, table.request.base) == {0: mine}
     table.merge()
     assert '{"id":7}' not in table.versions()
     table.arrive(source.begin(40).insert(7, a="someone else").update(8, b=7).commit())
+    assert returned(access.trino, ICEBERG, table.request.bronze, table.request.base) == {0: mine}
     table.merge()
     versions = table.versions()
     assert [row.a for row in versions['{"id":7}']] == ["someone else"]

@@ -201,6 +201,15 @@ def test_the_refill_is_the_lane_over_another_topic() -> None:
     assert SALES.bronze_table.split(".")[1] in copy_job(SALES, "copy", SETTINGS).insert
 
 
+def test_property_21_a_copy_leaves_out_messages_of_erased_keys() -> None:
+    assert "WHERE" not in copy_job(SALES, "copy", SETTINGS, {}).insert
+    insert = copy_job(SALES, "copy", SETTINGS, {1: [7], 0: [3, 5], 2: []}).insert
+    assert insert.endswith(
+        "WHERE NOT ((`topic_partition` = 0 AND `topic_offset` IN (3, 5)) "
+        "OR (`topic_partition` = 1 AND `topic_offset` IN (7)))"
+    )
+
+
 def test_a_script_is_split_outside_quotes_comments_and_statement_sets() -> None:
     script = """-- a; comment
     CREATE TABLE `x;y` (a STRING) WITH ('k'='v;''w'); /* ; */

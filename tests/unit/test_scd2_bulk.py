@@ -12,13 +12,14 @@ import pyarrow as pa
 import pytest
 
 from airflow_provider_rtlake.scd2.bronze import COLUMNS, raw_changes
-from airflow_provider_rtlake.scd2.bulk import change_rows, groups, late, partitions, record_hashes
 from airflow_provider_rtlake.scd2.change import ChangeReader, RawChange, key_hash
 from airflow_provider_rtlake.scd2.columns import arrow_type, decode, join, of_changes
-from airflow_provider_rtlake.scd2.cut import decide
+from airflow_provider_rtlake.scd2.cut import Situation, decide
 from airflow_provider_rtlake.scd2.fold import record_hash
 from airflow_provider_rtlake.scd2.plan import Stored
 from airflow_provider_rtlake.scd2.planning import plan_rows
+from airflow_provider_rtlake.scd2.render import change_rows, partitions, record_hashes
+from airflow_provider_rtlake.scd2.rows import groups, late
 from airflow_provider_rtlake.scd2.tables import CHANGES_COLUMNS, HISTORY_COLUMNS, Layout, changes_table, python_values
 from tests.scd2_memory import FOREVER, Memory
 from tests.scd2_source import Source, column, envelope
@@ -72,7 +73,7 @@ class Columns(Memory):
             batch = of_changes(arrived, [self.reader.read(raw) for raw in raw_changes(arrived)], 0)
         is_late = late(batch, self.reached)
         summed, number = groups(batch, ~is_late)
-        made = decide(summed, ends, reached=self.reached, patience=options.get("patience", FOREVER))
+        made = decide(summed, Situation(options.get("patience", FOREVER), ends, self.reached))
         ready_groups = np.array([one in made.ready for one in summed], bool)
         ready = is_late.copy()
         fresh = number >= 0

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from airflow_provider_rtlake.scd2.change import ChangeReader, RawChange, UnreadableChange
-from airflow_provider_rtlake.scd2.cut import Cut, Patience, TransactionEnd, cut, read_ends
+from airflow_provider_rtlake.scd2.cut import Cut, Patience, Situation, TransactionEnd, cut, read_ends
 from airflow_provider_rtlake.scd2.position import Position, epoch_number, of_source
 from tests.scd2_memory import FOREVER
 from tests.scd2_source import COLLECTION, Source
@@ -20,7 +20,7 @@ def end(source: Source, order: int, group: list[RawChange], count: int | None = 
 
 def made(groups: list[list[RawChange]], ends: list[TransactionEnd] | None, patience: Patience = FOREVER) -> Cut:
     reader = ChangeReader()
-    return cut([reader.read(raw) for group in groups for raw in group], ends, reached=None, patience=patience)
+    return cut([reader.read(raw) for group in groups for raw in group], Situation(patience, ends))
 
 
 def test_property_22_a_torn_transaction_waits_and_so_does_what_follows() -> None:
@@ -73,7 +73,7 @@ def test_a_redelivered_end_of_a_published_transaction_holds_back_nothing() -> No
     assert (found.end_lsn, found.ends) == (first.lsn, [])
     changes = [reader.read(raw) for raw in two]
     ends = [again, end(source, 3, two)]
-    after = cut(changes, ends, reached=found.reached, end_lsn=found.end_lsn, patience=FOREVER)
+    after = cut(changes, Situation(FOREVER, ends, found.reached, found.end_lsn))
     assert [change.tx for change in after.ready] == [502]
     assert after.ends == []
 
@@ -83,7 +83,7 @@ def test_log_positions_of_two_epochs_are_not_compared() -> None:
     one = source.begin(10).insert(1).commit()
     changes = [ChangeReader().read(raw) for raw in one]
     ends = [end(source, 1, one)]
-    found = cut(changes, ends, reached=Position(1, 1, 10**12, 5), end_lsn=10**12, patience=FOREVER)
+    found = cut(changes, Situation(FOREVER, ends, Position(1, 1, 10**12, 5), 10**12))
     assert (len(found.ready), found.end_lsn) == (1, ends[0].lsn)
 
 
@@ -91,7 +91,7 @@ def test_late_changes_are_never_held() -> None:
     source = Source()
     one = source.begin(10).insert(1).commit()
     reader = ChangeReader()
-    found = cut([reader.read(raw) for raw in one], [], reached=Position(1, 1, 10**6, 0), patience=FOREVER)
+    found = cut([reader.read(raw) for raw in one], Situation(FOREVER, [], Position(1, 1, 10**6, 0)))
     assert len(found.ready) == 1
     assert found.reached == Position(1, 1, 10**6, 0)
 

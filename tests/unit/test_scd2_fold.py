@@ -576,3 +576,49 @@ def test_property_23_every_version_names_its_origin() -> None:
     assert new.opened.offset == second.topic_offset
     assert old.opened.position < new.opened.position == new.last_position
     assert new.closed is None
+
+
+def test_property_3_the_rest_of_a_transaction_that_comes_later_ends_as_one_with_it() -> None:
+    source, table = Source(), Memory()
+    table.merge(source.begin(5).insert(1, a="x").insert(2, a="x").commit())
+    raws = source.begin(10).update(1, a="half").update(1, a="whole").truncate().insert(2, a="y").commit()
+    for raw in raws:
+        table.merge([raw])
+    assert spans(table, 1) == [("x", 5, 10, True)]
+    assert spans(table, 2) == [("x", 5, 10, False), ("y", 10, None, False)]
+    assert not any(version.moved for found in table.everything().values() for version in found)
+
+
+def test_property_7_the_halves_of_a_changed_key_come_in_different_batches() -> None:
+    source, table = Source(full=False), Memory()
+    table.merge(source.begin(5).insert(1, big="L" * 9).commit())
+    gone, come = source.begin(10).change_key(1, 2).commit()
+    table.merge([gone])
+    table.merge([come])
+    (moved,) = table.everything()[key(2)]
+    assert (moved.previous_key, moved.values["big"], moved.unknown) == (key(1), "L" * 9, frozenset())
+    assert table.everything()[key(1)][0].next_key == key(2)
+
+
+def test_property_11_a_renamed_key_column_is_the_same_row() -> None:
+    source, table = Source(), Memory(renamed_from={"ident": "id"})
+    table.merge(source.begin(5).insert(1, a="x").commit())
+    raws = source.begin(10).update(1, a="y").commit()
+    source.columns[0] = {**source.columns[0], "field": "ident"}
+    (raw,) = raws
+    payload = json.loads(raw.payload)
+    for side in ("before", "after"):
+        payload[side]["ident"] = payload[side].pop("id")
+    renamed = source.raw("u", 1, payload["before"], payload["after"], **payload["source"])
+    table.merge([renamed._replace(message_key='{"ident":1}')])
+    assert spans(table, 1) == [("x", 5, 10, False), ("y", 10, None, False)]
+    assert table.everything().keys() == {key(1)}
+
+
+def test_property_23_a_version_opened_by_a_row_of_a_snapshot_beside_the_stream_says_so() -> None:
+    source, table = Source(), Memory()
+    row = {"id": 1, "a": "x", "b": None, "big": None, "note": None, "c": 0}
+    facts = {"lsn": 90, "ts_us": 7, "snapshot": "last", "sequence": '["80","90"]'}
+    table.merge([source.raw("r", 1, None, row, **facts)])
+    (version,) = table.everything()[key(1)]
+    assert version.origin == "snapshot"

@@ -3,6 +3,7 @@ and the redeliveries, the history is that of the source."""
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import os
@@ -12,6 +13,7 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from airflow_provider_rtlake.scd2.fold import Refused
 from tests.oracle import Oracle
 from tests.scd2_memory import Memory
 from tests.scd2_source import Source, Transaction
@@ -159,5 +161,35 @@ def test_property_3_any_split_order_and_redelivery_gives_the_history_of_the_sour
     parts = Memory(untracked)
     for batch in deliveries(dice, source):
         parts.merge(batch)
+    assert parts.facts() == oracle.facts()
+    assert parts.everything() == whole.everything()
+
+
+def torn_deliveries(dice: random.Random, source: Source) -> list[list[Any]]:
+    """Every change in any order, transactions torn apart, some of them twice: as where no END tells of transactions."""
+    raws = [raw for group in [*source.messages, *_again(dice, source.messages)] for raw in group]
+    dice.shuffle(raws)
+    batches: list[list[Any]] = [[]]
+    for raw in raws:
+        if dice.random() < 0.3:
+            batches.append([])
+        batches[-1].append(raw)
+    return batches
+
+
+@settings(max_examples=EXAMPLES // 2, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
+@given(seed=st.integers(0, 2**48), full=st.booleans(), type1=st.booleans())
+def test_property_3_torn_transactions_that_come_in_parts_end_as_one(seed: int, full: bool, type1: bool) -> None:
+    untracked = frozenset({"note"}) if type1 else frozenset()
+    source, oracle = history(seed, full=full, untracked=untracked, transactions=8)
+    parts, whole = Memory(untracked), Memory(untracked)
+    waiting: list[Any] = []
+    for batch in torn_deliveries(random.Random(seed + 1), source):
+        waiting += batch
+        with contextlib.suppress(Refused):  # half of a transaction may hold two rows of a key: tried again with more
+            parts.merge(waiting)
+            waiting = []
+    assert not waiting
+    whole.merge([raw for group in source.messages for raw in group])
     assert parts.facts() == oracle.facts()
     assert parts.everything() == whole.everything()

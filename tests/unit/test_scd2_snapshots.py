@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from airflow_provider_rtlake.scd2.change import ChangeReader, RawChange
-from airflow_provider_rtlake.scd2.cut import Cut, Patience, cut
+from airflow_provider_rtlake.scd2.cut import Cut, Patience, Situation, cut
 from airflow_provider_rtlake.scd2.position import Position
 from airflow_provider_rtlake.scd2.snapshots import SnapshotEnd, read_snapshot_ends
 from tests.scd2_source import COLLECTION, Source
@@ -26,7 +26,7 @@ def rows(count: int, *, epoch: int = 2, lsn: int = 90, last: bool = False) -> li
 def made(raws: list[RawChange], ends: list[SnapshotEnd] | None, patience: Patience = PATIENT, **more: Any) -> Cut:
     reader = ChangeReader()
     options = {"reached": BEFORE, "snapshot_ends": ends, "patience": patience, **more}
-    return cut([reader.read(raw) for raw in raws], [], **options)
+    return cut([reader.read(raw) for raw in raws], Situation(ends=[], **options))
 
 
 def test_property_19_a_snapshot_waits_for_as_many_keys_as_the_connector_read() -> None:

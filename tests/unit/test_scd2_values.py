@@ -162,6 +162,19 @@ def test_property_13_infinite_dates_follow_one_rule() -> None:
     stamp = column("c", "int64", semantic=DEBEZIUM + "MicroTimestamp")
     assert [read(date, value)[1] for value in (2146033979, -2147472691)] == [MAX_DATE, MIN_DATE]
     assert [read(stamp, value)[1] for value in (2**63 - 1, -(2**63))] == [MAX_TIMESTAMP, MIN_TIMESTAMP]
+    assert [read(date, value)[1] for value in (-622191234, -625821272)] == [MAX_DATE, MIN_DATE]  # from a snapshot
+    millis = column("c", "int64", semantic=DEBEZIUM + "Timestamp")
+    sent = (9223372036825200000, -9223372036832400000)
+    assert [read(millis, value)[1] for value in sent] == [MAX_TIMESTAMP, MIN_TIMESTAMP]
+    assert timestamp_text("+292269055-12-02T23:00:00.000000Z") == MIN_TIMESTAMP  # in an array
+
+
+def test_property_13_times_that_64_bits_cannot_hold_are_refused() -> None:
+    stamp = column("c", "int64", semantic=DEBEZIUM + "MicroTimestamp")
+    with pytest.raises(ValueRefused, match="cannot hold"):
+        read(stamp, -9223372036853775810)  # 294276-12-31, run over
+    with pytest.raises(ValueRefused, match="cannot hold"):
+        timestamp_text("+294276-12-31T23:59:59.999999Z")
 
 
 def test_days_agree_with_the_calendar() -> None:
