@@ -6,6 +6,7 @@ Each batch changes different rows of the table: 96 of 100 changes are updates, 2
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +22,7 @@ BRONZE = (
 _STATES = ("new", "paid", "packed", "sent", "returned")
 _START = 1_700_000_000_000_000  # microseconds: the time of the first change at the source
 _PER_TRANSACTION = 10
+_PIECE = 200_000  # rows of a snapshot that are made at once: an array of texts holds 2 GB
 _UPDATES, _INSERTS = 0.96, 0.98  # shares, added up
 
 
@@ -72,18 +74,24 @@ class Orders:
         self.alive = np.ones(self.keys, bool)
         self.revision = np.zeros(self.keys, np.int64)
 
-    def snapshot(self) -> pa.Table:
-        """The rows of bronze that the first snapshot of the table makes."""
-        ids = np.arange(self.keys)
-        count = len(ids)
-        lsn = np.full(count, self._lsn)
-        rows = self._rows(ids, self.revision)
-        marker = np.where(ids == count - 1, "last", "true")
-        found = self._bronze(
-            ids, None, rows, np.full(count, "r"), lsn, None, np.full(count, _START), pa.array(marker), None
-        )
+    def snapshot(self) -> Iterator[pa.Table]:
+        """The rows of bronze that the first snapshot of the table makes, piece by piece."""
+        for start in range(0, self.keys, _PIECE):
+            ids = np.arange(start, min(start + _PIECE, self.keys))
+            count = len(ids)
+            marker = np.where(ids == self.keys - 1, "last", "true")
+            yield self._bronze(
+                ids,
+                None,
+                self._rows(ids, self.revision[ids]),
+                np.full(count, "r"),
+                np.full(count, self._lsn),
+                None,
+                np.full(count, _START),
+                pa.array(marker),
+                None,
+            )
         self._lsn += 8
-        return found
 
     def change(self, count: int) -> tuple[pa.Table, pa.Table]:
         """One batch.
@@ -188,7 +196,7 @@ class Orders:
                 "message_key": keys,
                 "headers": one.take(zero),
                 "op": pa.array(op),
-                "value_schema": pa.array([SCHEMA]).take(zero),
+                "value_schema": pa.DictionaryArray.from_arrays(pa.array(np.zeros(count, np.int32)), pa.array([SCHEMA])),
                 "payload": payload,
                 "dt": pa.array(["2026-01-01"]).take(zero),
             }

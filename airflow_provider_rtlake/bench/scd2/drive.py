@@ -8,13 +8,17 @@ import tempfile
 import time
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from airflow_provider_rtlake.bench.machine import describe
-from airflow_provider_rtlake.bench.scd2.data import COLLECTION
+from airflow_provider_rtlake.bench.scd2.data import COLLECTION, Orders
 from airflow_provider_rtlake.bench.scd2.sides import DbtSnapshot, Ours, Timed, Upsert, cold, straightforward
 from airflow_provider_rtlake.exceptions import RtlakeError, UserError
 from airflow_provider_rtlake.kit.stack import Stack
@@ -23,6 +27,7 @@ from airflow_provider_rtlake.scd2.submit import installed_catalog
 
 SIDES = ("warm", "cold", "straightforward", "pyiceberg", "dbt")
 _NAMESPACE = "bench_scd2"
+_COMMIT_ROWS = 100_000  # rows of one commit of bronze
 _EDGE = 5  # batches at each end that tell whether merges stay as quick
 _MANY = 500_000  # changes from which the aims for a million count
 Tell = Callable[[str], None]
@@ -177,7 +182,6 @@ class Bench:
             base=f"{name}_{side}",
             bronze=f"{name}_bronze",
             collection=COLLECTION,
-            max_rows=max(200_000, self._wish.changes),
         )
 
     def run(self) -> Found:
@@ -189,7 +193,7 @@ class Bench:
             try:
                 self._measure(ours, home, Path(folder))
                 if self._wish.slope_keys:
-                    self._slope(ours)
+                    self._slope(ours, Path(folder))
             finally:
                 self._clean(ours)
         return self.found
@@ -197,12 +201,19 @@ class Bench:
     def _measure(self, ours: Ours, home: Path, folder: Path) -> None:
         wish, sides = self._wish, self._sides()
         self._tell(f"a table of {wish.keys:,} keys")
-        ours.ask("create", request=self._request("warm").model_dump(mode="json"), keys=wish.keys, seed=wish.seed)
+        orders = Orders(wish.keys, wish.seed)
+        first = _written(folder / "bronze.parquet", orders.snapshot())
+        ours.ask("create", request=self._request("warm").model_dump(mode="json"), path=first)
         ours.ask("merge")
+        _file(folder / "whole.parquet", orders.whole())
         for side in sides:
             side.prepare(ours, home, folder)
         for number in range(wish.runs):
-            ours.ask("load", changes=wish.changes, folder=str(folder))
+            rows, altered = orders.change(wish.changes)
+            ours.ask("load", path=_file(folder / "bronze.parquet", rows))
+            _file(folder / "altered.parquet", altered)
+            _file(folder / "whole.parquet", orders.whole())
+            del rows, altered
             self._warm(ours)
             for side in sides:
                 side.run(ours)
@@ -214,7 +225,7 @@ class Bench:
         self.found.equal = all(one == checks[0] for one in checks)
         self._tell(f"histories: {json.dumps(checks)}")
         for _ in range(wish.batches - len(self.found.flat)):
-            ours.ask("load", changes=wish.changes)
+            ours.ask("load", path=_file(folder / "bronze.parquet", orders.change(wish.changes)[0]))
             self.found.flat.append(ours.ask("merge")["wall"])
 
     def _warm(self, ours: Ours) -> None:
@@ -225,14 +236,16 @@ class Bench:
         timed.steps.append(answer["merges"][-1]["steps"])
         self.found.flat.append(answer["wall"])
 
-    def _slope(self, ours: Ours) -> None:
+    def _slope(self, ours: Ours, folder: Path) -> None:
         wish = self._wish
         self._tell(f"a table of {wish.slope_keys:,} keys")
         request = self._request("warm", "big")
-        ours.ask("create", request=request.model_dump(mode="json"), keys=wish.slope_keys, seed=wish.seed)
+        orders = Orders(wish.slope_keys, wish.seed)
+        first = _written(folder / "bronze.parquet", orders.snapshot())
+        ours.ask("create", request=request.model_dump(mode="json"), path=first)
         ours.ask("merge")
         for _ in range(wish.runs):
-            ours.ask("load", changes=wish.changes)
+            ours.ask("load", path=_file(folder / "bronze.parquet", orders.change(wish.changes)[0]))
             self.found.slope.append(ours.ask("merge")["wall"])
 
     def _sides(self) -> list[_Side]:
@@ -319,10 +332,8 @@ class _Straightforward(_Side):
 class _PyIceberg(_Side):
     def prepare(self, ours: Ours, home: Path, folder: Path) -> None:
         self._altered = folder / "altered.parquet"
-        whole = folder / "whole.parquet"
-        ours.ask("whole", path=str(whole))
         self._upsert = Upsert(home, folder, installed_catalog(self.request.catalog, home), self.request.history)
-        self._upsert.do("create", whole)
+        self._upsert.do("create", folder / "whole.parquet")
 
     def run(self, ours: Ours) -> None:
         self._upsert.do("upsert", self._altered, self.timed)
@@ -336,17 +347,27 @@ class _Dbt(_Side):
         self._whole = folder / "whole.parquet"
         (folder / "dbt").mkdir()
         self._snapshot = DbtSnapshot(folder / "dbt")
-        ours.ask("whole", path=str(self._whole))
         self._snapshot.source(self._whole)
         self._snapshot.snapshot()
 
     def run(self, ours: Ours) -> None:
-        ours.ask("whole", path=str(self._whole))
         self._snapshot.source(self._whole)
         self._snapshot.snapshot(self.timed)
 
     def check(self, ours: Ours) -> dict[str, Any] | None:
         return None  # its times are those of its runs
+
+
+def _file(path: Path, *tables: pa.Table) -> str:
+    return _written(path, iter(tables))
+
+
+def _written(path: Path, tables: Iterator[pa.Table]) -> str:
+    first = next(tables)
+    with pq.ParquetWriter(path, first.schema) as writer:
+        for table in chain([first], tables):
+            writer.write_table(table, row_group_size=_COMMIT_ROWS)
+    return str(path)
 
 
 _KINDS: dict[str, type[_Side]] = {

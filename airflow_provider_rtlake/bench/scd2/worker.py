@@ -1,6 +1,6 @@
 """A process of one side: ours with a warm session, and the writing of bronze. Reads commands, one JSON a line.
 
-``load`` appends a batch of the workload to bronze; ``merge`` merges it; ``check`` tells the history's rows.
+``load`` appends a file of the workload to bronze; ``merge`` merges it; ``check`` tells the history's rows.
 """
 
 from __future__ import annotations
@@ -8,20 +8,17 @@ from __future__ import annotations
 import json
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from airflow_provider_rtlake.bench.scd2.data import BRONZE, Orders
+from airflow_provider_rtlake.bench.scd2.data import BRONZE
 from airflow_provider_rtlake.scd2.job import merge_tables, session
 from airflow_provider_rtlake.scd2.lake import Lake, Traffic
 from airflow_provider_rtlake.scd2.reads import Wanted, read_files
 from airflow_provider_rtlake.scd2.request import MergeRequest
-
-_COMMIT_ROWS = 100_000
 
 
 class Worker:
@@ -32,42 +29,40 @@ class Worker:
 
     def __init__(self, spark: Any) -> None:
         self._spark = spark
-        self._orders: Orders | None = None
         self._request: MergeRequest | None = None
 
-    def create(self, request: dict[str, Any], keys: int, seed: int) -> dict[str, Any]:
-        """Make the table's bronze, with its first snapshot."""
+    def create(self, request: dict[str, Any], path: str) -> dict[str, Any]:
+        """Make the table's bronze.
+
+        :param path: file of the rows that its first snapshot makes.
+        """
         self._request = MergeRequest(**request)
-        self._orders = Orders(keys, seed)
         lake = Lake(self._spark, self._request.catalog, self._request.main)
         lake.create_namespace(self._request.bronze)
         lake.sql(
             f"CREATE TABLE {lake.quoted(self._request.bronze)} ({BRONZE}) USING iceberg PARTITIONED BY (dt) "
             "TBLPROPERTIES ('format-version'='2')"
         )
-        self._append(self._orders.snapshot())
-        return {}
+        return self.load(path)
 
-    def load(self, changes: int, folder: str | None = None) -> dict[str, Any]:
-        """Append one batch to bronze.
+    def load(self, path: str) -> dict[str, Any]:
+        """Append the rows of a file to bronze, as the bronze lane does: in commits of some seconds each.
 
-        :param folder: where the altered rows go as Parquet, for the other sides.
+        :param path: of a Parquet file, one row group a commit.
         """
-        if self._orders is None:
+        if self._request is None:
             raise ValueError("create comes first")
-        rows, altered = self._orders.change(changes)
-        self._append(rows)
-        if folder:
-            pq.write_table(altered, Path(folder) / "altered.parquet")
-        return {"rows": rows.num_rows}
-
-    def whole(self, path: str) -> dict[str, Any]:
-        """Write the source's table as Parquet, for the other sides."""
-        if self._orders is None:
-            raise ValueError("create comes first")
-        table = self._orders.whole()
-        pq.write_table(table, path)
-        return {"rows": table.num_rows}
+        file = pq.ParquetFile(path)
+        for group in range(file.num_row_groups):
+            table = Lake(self._spark, self._request.catalog, self._request.main).table(self._request.bronze)
+            if table is None:
+                raise ValueError("bronze is not there")
+            schema = bronze_schema(table.schema_json)
+            part = file.read_row_group(group).combine_chunks()
+            part = _conformed(part, schema)
+            table.append(table.write({"dt=2026-01-01": part}, Traffic()), {})
+        pa.default_memory_pool().release_unused()
+        return {"rows": file.metadata.num_rows}
 
     def merge(self) -> dict[str, Any]:
         """Merge what is new; the statistics."""
@@ -99,18 +94,12 @@ class Worker:
                 lake.sql(f"DROP TABLE IF EXISTS {lake.quoted(table)}")
         return {}
 
-    def _append(self, rows: pa.Table) -> None:
-        if self._request is None:
-            raise ValueError("create comes first")
-        table = Lake(self._spark, self._request.catalog, self._request.main).table(self._request.bronze)
-        if table is None:
-            raise ValueError("bronze is not there")
-        schema = bronze_schema(table.schema_json)
-        # As the bronze lane does: commits of some seconds each.
-        for start in range(0, rows.num_rows, _COMMIT_ROWS):
-            part = rows.slice(start, _COMMIT_ROWS).combine_chunks()
-            part = pa.table([part[name.name].cast(name.type) for name in schema], schema=schema)
-            table.append(table.write({"dt=2026-01-01": part}, Traffic()), {})
+
+def _conformed(rows: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Rows with a schema; texts of which there are few stay so, for in the file they are the same."""
+    kinds = [rows[one.name].type if pa.types.is_dictionary(rows[one.name].type) else one.type for one in schema]
+    own = pa.schema([one.with_type(kind) for one, kind in zip(schema, kinds, strict=True)])
+    return pa.table([rows[one.name].cast(one.type) for one in own], schema=own)
 
 
 def bronze_schema(iceberg_json: str) -> pa.Schema:
