@@ -98,7 +98,8 @@ def test_a_snapshot_and_the_stream_tell_the_same_of_every_value(
     columns = ", ".join(f"{name} {kind}" for name, kind in COLUMNS.items())
     declared = declare(
         {
-            TABLE: f"DROP TABLE IF EXISTS {{table}}; CREATE TABLE {{table}} (id int PRIMARY KEY, touched int NOT NULL DEFAULT 0, {columns})"
+            TABLE: "DROP TABLE IF EXISTS {table}; CREATE TABLE {table} "
+            f"(id int PRIMARY KEY, touched int NOT NULL DEFAULT 0, {columns})"
         },
         {TABLE: {"realtime": False, "accept_loss": [name for name in COLUMNS if name != "d"]}},
         deploy=False,
@@ -136,8 +137,6 @@ def test_a_snapshot_and_the_stream_tell_the_same_of_every_value(
             if repr(one) != repr(two):
                 told = f"snapshot {row[name]!r} read {one!r}; stream {other_row[name]!r} read {two!r}"
                 wrong.append(f"{key} {name}: {told}")
-                    f"{key} {name}: snapshot {row[name]!r} read {one!r}; stream {other_row[name]!r} read {two!r}"
-                )
     assert not wrong, "\n".join(wrong)
     for number, ends in ((2, (MAX_DATE, MAX_TIMESTAMP)), (3, (MIN_DATE, MIN_TIMESTAMP))):
         row = streamed[f'{{"id":{number}}}'][0].after or {}
