@@ -153,7 +153,7 @@ def problems(path: Path) -> list[str]:
     :param path: its ``run_results.json``.
     """
     content = json.loads(path.read_text())
-    good = ("success", "pass", "warn", "no-op")
+    good = ("success", "pass", "warn", "no-op", "skipped")  # what was skipped only follows from a failure
     bad = [node for node in content["results"] if node["status"] not in good]
     return [f"{node['unique_id'].split('.', 2)[-1]}: {' '.join((node['message'] or '').split())}" for node in bad]
 

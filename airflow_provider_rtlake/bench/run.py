@@ -166,6 +166,10 @@ class Run:
         """Leave something for later stages of this run."""
         (self.folder / f"note-{name}.json").write_text(json.dumps(value))
 
+    def knows(self, name: str) -> bool:
+        """Whether an earlier stage left something under that name."""
+        return (self.folder / f"note-{name}.json").exists()
+
     def recall(self, name: str) -> Any:
         """What an earlier stage left."""
         return json.loads((self.folder / f"note-{name}.json").read_text())

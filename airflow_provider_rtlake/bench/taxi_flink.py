@@ -207,7 +207,9 @@ def compaction(name: str, settings: LaneSettings, *, namespace: str) -> Rendered
         name,
         (settings.catalog_ddl(),),
         f"EXECUTE STATEMENT SET BEGIN\n{body};\nEND",
-        properties(settings, "batch"),
+        # A writer gets its rows by key, and in batch those would be sorted first: nobody needs that here.
+        properties(settings, "batch")
+        | {"execution.sorted-inputs.enabled": "false", "execution.batch-state-backend.enabled": "false"},
     )
 
 

@@ -15,6 +15,8 @@ from airflow_provider_rtlake.bench.catalog import PIPELINES, TIERS, select
 from airflow_provider_rtlake.bench.scd2.command import scd2
 from airflow_provider_rtlake.exceptions import RtlakeError
 
+_PROBLEMS, _SHOWN = 5, 1500  # how many failed nodes an error tells, and characters of each
+
 app = typer.Typer(no_args_is_help=True, help="Benchmark pipelines: run and measure them.", rich_markup_mode=None)
 
 
@@ -199,8 +201,10 @@ def dbt_spark(
         told = Path(folder) / SPARK_RESULT
         if not told.exists():
             raise RtlakeError(f"dbt on Spark ended with {done.returncode}:\n{done.stdout[-3000:]}")
-        found = DbtResult.model_validate_json(told.read_bytes())
+        answer = json.loads(told.read_bytes())
+        found = DbtResult.model_validate(answer["result"])
     figures = found.model_dump(exclude={"nodes"})
     typer.echo(json.dumps({"ok": not found.failed, **figures}) if as_json else figures)
     if found.failed:
-        raise RtlakeError(f"{found.failed} nodes failed on Spark:\n{done.stdout[-3000:]}")
+        shown = "\n".join(one[:_SHOWN] for one in answer["problems"][:_PROBLEMS])
+        raise RtlakeError(f"{found.failed} nodes failed on Spark, or were skipped for it:\n{shown}")

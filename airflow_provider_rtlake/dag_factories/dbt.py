@@ -35,7 +35,7 @@ def nodes(group_id: str, project: Path, *, profile: str, target_name: str, build
     from cosmos.constants import DbtResourceType, InvocationMode, LoadMode, TestBehavior
 
     kinds = (DbtResourceType.MODEL, DbtResourceType.SEED, DbtResourceType.SNAPSHOT)
-    group = DbtTaskGroup(
+    group: TaskGroup = DbtTaskGroup(
         group_id=group_id,
         project_config=ProjectConfig(project, manifest_path=project / MANIFEST, install_dbt_deps=False),
         profile_config=ProfileConfig(

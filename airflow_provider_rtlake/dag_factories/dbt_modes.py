@@ -54,7 +54,7 @@ def _dag(name: str) -> DAG:
 def _environment() -> dict[str, str]:
     return {
         dbt.DATABASE_VARIABLE: "{{ params.database }}",
-        dbt.EXPORTS_VARIABLE: "{{ params.database }}-exports",
+        dbt.EXPORTS_VARIABLE: "{{ params.database.rpartition('/')[0] }}",
         "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
         "DO_NOT_TRACK": "1",
     }

@@ -112,6 +112,7 @@ class Cdc(Flink):
                 rows += batch.num_rows
         inserted = time.monotonic() - begin
         sent = self._wait_sent(rows)
+        self.run.remember("ends", self.stretch().ends)
         seconds = time.monotonic() - begin
         account.measures |= {
             "insert_seconds": round(inserted, 3),

@@ -61,7 +61,10 @@ class KafkaLake(Engine):
     def stretch(self) -> Stretch:
         """The part of the topic that holds this run's events."""
         starts = {int(k): int(v) for k, v in self.run.recall("starts").items()}
-        ends = {k: end for k, (_, end) in self.kafka.end_offsets(self.topic).items()}
+        if self.run.knows("ends"):  # what came later belongs to another run
+            ends = {int(k): int(v) for k, v in self.run.recall("ends").items()}
+        else:
+            ends = {k: end for k, (_, end) in self.kafka.end_offsets(self.topic).items()}
         return Stretch({k: starts.get(k, 0) for k in ends}, ends)
 
     def bring_silver(self, connection: duckdb.DuckDBPyConnection) -> None:

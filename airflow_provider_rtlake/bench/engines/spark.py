@@ -36,6 +36,7 @@ class Spark(KafkaLake):
             "topic": self.topic,
             "dead_letters": self.dead_letters,
             "starts": {self.topic: {str(k): v for k, v in stretch.starts.items()}},
+            "ends": {str(k): v for k, v in stretch.ends.items()},
             "tables": self.tables,
             "judged": silver.judged("typed_events", "spark", self.events.source.months),
             "latest": silver.latest("judged"),
