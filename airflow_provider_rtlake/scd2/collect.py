@@ -162,7 +162,7 @@ class Collector:
 
         :param published: what was published of it is left out.
         """
-        unread = []
+        unread: list[Unread] = []
         pieces = read_range(bronze, part, self._traffic, PIECE)
         while True:
             with self._steps.timed("read bronze"):

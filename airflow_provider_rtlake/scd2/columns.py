@@ -188,7 +188,7 @@ def hashes_of(keys: pa.Array) -> Array:
     texts = coded.dictionary.to_pylist()
     known = np.fromiter((key_hash(text) for text in texts), np.int64, len(texts))
     places = pc.fill_null(coded.indices, len(texts)).to_numpy(zero_copy_only=False)
-    return np.append(known, 0)[places]
+    return np.asarray(np.append(known, 0)[places])
 
 
 def of_changes(rows: pa.Table, changes: Sequence[Change], part: int) -> Batch:

@@ -97,8 +97,11 @@ def joined(parts: Sequence[Rows]) -> Rows:
     """Rows one after another."""
     if len(parts) == 1:
         return parts[0]
-    empty = {name: [np.empty(0, kind)] for name, kind in _DTYPES.items()}
-    return Rows(**{name: np.concatenate([*empty[name], *(getattr(part, name) for part in parts)]) for name in NUMBERS})
+    whole = {
+        name: np.concatenate([np.empty(0, kind), *(getattr(part, name) for part in parts)])
+        for name, kind in _DTYPES.items()
+    }
+    return Rows(**whole)
 
 
 def transactions(rows: Rows) -> Array:
@@ -134,7 +137,7 @@ def continuing(rows: Rows, reached: Position | None) -> Array:
     """Rows of the transaction that a position stands in: its outcome counts, so their keys cannot be folded on."""
     if reached is None or reached.phase != STREAM:
         return np.zeros(len(rows), bool)
-    return (rows.epoch == reached.epoch) & (rows.phase == STREAM) & (rows.commit == reached.commit)
+    return np.asarray((rows.epoch == reached.epoch) & (rows.phase == STREAM) & (rows.commit == reached.commit))
 
 
 def groups(rows: Rows, which: Array) -> tuple[dict[Transaction, Group], Array]:

@@ -104,6 +104,7 @@ class Spill:
                     signature=signature,
                     shape=shape,
                     values={name: _one(table[_VALUE + name], types[name]) for name in columns},
+                    changes={},
                     **numbers.numbers(index),
                 )
             )
