@@ -48,6 +48,7 @@ class Row:
     kind: str
     events: int
     records: tuple[tuple[Path, Record], ...]
+    machine: str = ""  # named only where the records come from several: their runs are never one spread
 
     @property
     def good(self) -> list[Record]:
@@ -59,6 +60,7 @@ class Row:
         """Its name in tables and plots."""
         extra = [self.mode] if len(self.pipeline.modes) > 1 else []
         extra += ["cold"] if self.start == "cold" else []
+        extra += [self.machine] if self.machine else []
         return f"{self.pipeline.id} {self.pipeline.title}" + (f" ({', '.join(extra)})" if extra else "")
 
     def spread(self, figure: Callable[[Record], float | None]) -> Spread | None:
@@ -95,13 +97,17 @@ def rows(found: Sequence[tuple[Path, Record]]) -> list[Row]:
 
     :param found: records with their files.
     """
-    groups: dict[tuple[str, str, str, str, int], list[tuple[Path, Record]]] = {}
+    groups: dict[tuple[str, str, str, str, int, str], list[tuple[Path, Record]]] = {}
+    several = len({record.machine.cpu for _, record in found}) > 1
     for path, record in found:
-        key = (record.pipeline, record.mode, record.start, record.source.kind, record.source.events)
+        machine = record.machine.cpu if several else ""
+        key = (record.pipeline, record.mode, record.start, record.source.kind, record.source.events, machine)
         groups.setdefault(key, []).append((path, record))
     known = {one.id: one for one in PIPELINES}
-    made = [Row(known[key[0]], *key[1:], tuple(group)) for key, group in groups.items() if key[0] in known]
-    return sorted(made, key=lambda row: (row.events, row.kind, row.pipeline.id, row.mode, row.start))
+    made = [
+        Row(known[key[0]], *key[1:5], tuple(group), machine=key[5]) for key, group in groups.items() if key[0] in known
+    ]
+    return sorted(made, key=lambda row: (row.events, row.kind, row.pipeline.id, row.mode, row.start, row.machine))
 
 
 def winner(candidates: Sequence[Row], figure: str) -> str:
@@ -175,16 +181,16 @@ def _tables(part: Sequence[Row], folder: Path) -> list[str]:
     for size, group in _sizes(part):
         shown = [one for one in FIGURES.values() if any(row.spread(one[1]) for row in group)]
         names = "".join(f"{title} | " for title, _, _ in shown)
-        lines += [f"**{size}**", "", f"| | {names}dbt tests | runs |", "|---" * (len(shown) + 3) + "|"]
+        lines += [f"**{size}**", "", f"| | runs | {names}dbt tests |", "|---" * (len(shown) + 3) + "|"]
         for row in group:
             cells = [spread.text(digits) if (spread := row.spread(read)) else "-" for _, read, digits in shown]
             links = " ".join(
                 f"[{number}{'' if record.status == 'success' else ' failed'}]({os.path.relpath(path, folder)})"
                 for number, (path, record) in enumerate(row.records, 1)
             )
-            lines.append(f"| {' | '.join([row.label, *cells, _tests(row), links])} |")
+            lines.append(f"| {' | '.join([row.label, links, *cells, _tests(row)])} |")
         lines.append("")
-        if len(group) > 1:
+        if len({row.pipeline.id for row in group if row.good}) > 1:
             lines += [*[f"- {FIGURES[key][0]}: {winner(group, key)}" for key in _LOWER_IS_BETTER], ""]
     return lines
 
@@ -236,10 +242,12 @@ def _query_cell(row: Row, engine: str, name: str) -> str:
 # ---------------------------------------------------------------- HTML
 
 _STYLE = """
-body { font-family: system-ui, sans-serif; margin: 2rem auto; max-width: 76rem; padding: 0 1rem; color: #222; }
+body { font-family: system-ui, sans-serif; margin: 2rem auto; max-width: 84rem; padding: 0 1rem; color: #222; }
 table { border-collapse: collapse; font-size: .85rem; margin: .5rem 0 1rem; display: block; overflow-x: auto; }
 th, td { border: 1px solid #ddd; padding: .25rem .5rem; text-align: left; white-space: nowrap; }
-th { background: #f4f6f8; } .failed { color: #b00020; } h2 { margin-top: 2.5rem; border-bottom: 1px solid #ccc; }
+th { background: #f4f6f8; white-space: normal; }
+td:last-child { white-space: normal; min-width: 6rem; }
+h2 { margin-top: 2.5rem; border-bottom: 1px solid #ccc; }
 """
 _PLOTTED = ("green", "process", "rows", "peak")
 
@@ -306,12 +314,13 @@ def _figure(traces: Sequence[Mapping[str, Any]], title: str, **layout: Any) -> s
     figure = go.Figure(data=[go.Bar(**trace) for trace in traces])
     figure.update_layout(
         title=title,
-        height=120 + 38 * max(3, max(len(t["y"]) for t in traces)),
+        height=max(110 + 30 * max(len(t["y"]) for t in traces), 100 + 20 * len(traces)),  # bars, legend
         margin={"l": 330, "r": 20, "t": 48, "b": 40},
+        yaxis={"autorange": "reversed"},  # in the order of the tables
         template="plotly_white",
         **layout,
     )
-    return str(figure.to_html(full_html=False, include_plotlyjs=False))
+    return str(figure.to_html(full_html=False, include_plotlyjs=False, config={"displayModeBar": False}))
 
 
 def _plots(group: Sequence[Row]) -> str:
@@ -319,19 +328,20 @@ def _plots(group: Sequence[Row]) -> str:
     for key in _PLOTTED:
         title, read, _ = FIGURES[key]
         found = [(row.label, spread) for row in group if (spread := row.spread(read)) is not None]
-        if not found:
+        if len(found) < 2:  # one bar compares nothing: the table has its figure
             continue
-        trace = {
+        trace: dict[str, Any] = {
             "x": [spread.median for _, spread in found],
             "y": [label for label, _ in found],
             "orientation": "h",
-            "error_x": {
+        }
+        if any(spread.runs > 1 for _, spread in found):
+            trace["error_x"] = {
                 "type": "data",
                 "symmetric": False,
                 "array": [spread.high - spread.median for _, spread in found],
                 "arrayminus": [spread.median - spread.low for _, spread in found],
-            },
-        }
+            }
         parts.append(_figure([trace], title))
     return "".join(parts)
 

@@ -47,6 +47,7 @@ def nodes(group_id: str, project: Path, *, profile: str, target_name: str, build
             test_behavior=TestBehavior.NONE,
             emit_datasets=False,
             node_converters=dict.fromkeys(kinds, _shown),
+            normalize_task_id=lambda node: node.name,
         ),
     )
     build >> group
