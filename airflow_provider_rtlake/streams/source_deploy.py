@@ -18,6 +18,7 @@ from airflow_provider_rtlake.streams.source import SourceTable
 
 LOCK_SECONDS = 15  # that a change of a table waits for its users: it would block everybody behind it
 _PUBLISH = "insert, update, delete, truncate"
+_SCHEMAS_PUBLISHED = 150000  # the version from which whole schemas can be published, and rows and columns filtered
 
 Connection = psycopg.Connection[dict[str, Any]]
 
@@ -65,10 +66,10 @@ def read_slot(connection: Connection, slot: str) -> SlotState:
             "SELECT system_identifier::text AS system_id, ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))"
             "::bit(32)::int AS timeline FROM pg_control_system()"
         ).fetchone()
-        row = connection.execute(
-            "SELECT active, wal_status = 'lost' OR conflicting IS TRUE AS lost,"
+        row = connection.execute(  # by way of JSON: the column came with PostgreSQL 16
+            "SELECT active, wal_status = 'lost' OR (to_jsonb(s) ->> 'conflicting')::boolean IS TRUE AS lost,"
             " (pg_current_wal_lsn() - confirmed_flush_lsn)::bigint AS lag"
-            " FROM pg_replication_slots WHERE slot_name = %s",
+            " FROM pg_replication_slots s WHERE slot_name = %s",
             (slot,),
         ).fetchone()
     if server is None:
@@ -230,11 +231,16 @@ def _publication(connection: Connection, connector: Connector) -> Iterator[Sourc
 def _published(connection: Connection, publication: int) -> set[tuple[str, str]] | None:
     """The tables of a publication; None where some are filtered or whole schemas are published."""
     rows = connection.execute(
-        "SELECT n.nspname, c.relname, r.prqual IS NOT NULL OR r.prattrs IS NOT NULL AS filtered"
-        " FROM pg_publication_rel r JOIN pg_class c ON c.oid = r.prrelid JOIN pg_namespace n ON n.oid = c.relnamespace"
-        " WHERE r.prpubid = %s UNION ALL SELECT '', '', true FROM pg_publication_namespace WHERE pnpubid = %s",
-        (publication, publication),
+        "SELECT n.nspname, c.relname, (to_jsonb(r) ->> 'prqual') IS NOT NULL OR (to_jsonb(r) ->> 'prattrs') IS NOT NULL"
+        " AS filtered FROM pg_publication_rel r JOIN pg_class c ON c.oid = r.prrelid"
+        " JOIN pg_namespace n ON n.oid = c.relnamespace WHERE r.prpubid = %s",
+        (publication,),
     ).fetchall()
+    if connection.info.server_version >= _SCHEMAS_PUBLISHED:
+        rows += connection.execute(
+            "SELECT '' AS nspname, '' AS relname, true AS filtered FROM pg_publication_namespace WHERE pnpubid = %s",
+            (publication,),
+        ).fetchall()
     if any(row["filtered"] for row in rows):
         return None
     return {(row["nspname"], row["relname"]) for row in rows}
