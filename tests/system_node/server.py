@@ -43,11 +43,19 @@ class Play:
 class Server:
     """A node, as its administrator uses it.
 
-    :param components: what it runs; everything if empty.
+    :param components: what it runs; everything, with monitoring, if empty.
     """
 
     def __init__(self, node: Node, components: list[str]) -> None:
         self.node, self.components = node, components
+        self.variables: dict[str, Any] = (
+            {"rtlake_components": components} if components else {"rtlake_monitoring": True}
+        )
+
+    @property
+    def whole(self) -> bool:
+        """Whether the whole lakehouse runs on it."""
+        return not self.components
 
     def prepare(self, packages: str) -> None:
         """What needs a network: the distribution's packages, Ansible, and the download cache."""
@@ -78,11 +86,9 @@ class Server:
         :param playbook: below ``ansible/``.
         :param options: further words of ``ansible-playbook``.
         :param ok: whether it must succeed.
-        :param variables: given with ``-e``.
+        :param variables: given with ``-e`` beside those of the server.
         """
-        if self.components:
-            variables.setdefault("rtlake_components", self.components)
-        given = json.dumps(variables)
+        given = json.dumps({**self.variables, **variables})
         words = " ".join(options)
         script = (
             f"cd {PROJECT_IN_NODE} && /root/ansible/bin/ansible-playbook -i ansible/inventories/single"
@@ -94,6 +100,23 @@ class Server:
     def rtlake(self, words: str, **options: Any) -> str:
         """Run ``./rtlake``; returns what it printed on stdout."""
         return self.run(f"cd {PROJECT_IN_NODE} && ./rtlake {words}", **options)
+
+    def python(self, script: str, **options: Any) -> str:
+        """Run a script by the installation's own Python, with the project at hand; returns what it printed."""
+        folder = f"cd {PROJECT_IN_NODE} && PYTHONPATH=. PYTHONDONTWRITEBYTECODE=1"
+        return self.run(f"{folder} {HOME}/venv/bin/python - <<'END'\n{script}\nEND", **options)
+
+    def ask(self, url: str) -> Any:
+        """The JSON that a service answers."""
+        said = self.python(f"import httpx; print(httpx.get({url!r}, timeout=30).raise_for_status().text)")
+        return json.loads(said)
+
+    def hops(self) -> dict[str, int]:
+        """Rows of every table at every hop, after a merge by Airflow; all of them agree."""
+        said = self.python("from tests.system_node.hops import main; main()", limit=1500)
+        tables = json.loads(said.splitlines()[-1])
+        assert not [problem for one in tables.values() for problem in one["problems"]], tables
+        return {f"{table}.{hop}": rows for table, one in tables.items() for hop, rows in one["rows"].items()}
 
     def units(self) -> list[str]:
         """Names of our services' units."""

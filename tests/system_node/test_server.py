@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 
@@ -12,6 +13,16 @@ from tests.system_node.server import HOME, PROJECT_IN_NODE, Server
 pytestmark = [pytest.mark.system, pytest.mark.timeout(3600)]
 ROWS = 1000
 LOCK = f"{PROJECT_IN_NODE}/ansible/artifacts.lock.json"
+SALES = "SELECT count(*), md5(string_agg(s::text, '' ORDER BY id)) FROM source_sales s"
+PINOT_QUERIES = ":8098"  # on every interface, and cannot be told otherwise: docs/operations.md
+
+
+@pytest.fixture
+def lakehouse(server: Server) -> Server:
+    """The server, if everything runs on it."""
+    if not server.whole:
+        pytest.skip("needs every component: RTLAKE_TEST_NODE=all")
+    return server
 
 
 def test_the_playbook_installs_a_bare_server(server: Server) -> None:
@@ -21,6 +32,14 @@ def test_the_playbook_installs_a_bare_server(server: Server) -> None:
     print(f"installed after {time.monotonic() - started:.0f} s, changed={play.changed}")
     assert all(server.healthy().values())
     assert server.node.state() == "running", server.run("systemctl --failed --no-pager")
+
+
+def test_the_demo_runs_and_every_hop_agrees(lakehouse: Server) -> None:
+    said = lakehouse.rtlake("demo --rows 5000 --changes 5000 --json", limit=2400)
+    report = json.loads(said.splitlines()[-1])
+    memory = sum(one["rss_mb"] for one in report["services"].values())
+    print(f"demo after {report['seconds']} s, {memory} MB, {report['freshness_ms']}, {report['hops']}")
+    assert report["ok"] and report["equal"], report
 
 
 def test_a_second_run_changes_nothing(server: Server) -> None:
@@ -64,16 +83,33 @@ def test_units_have_accounts_limits_and_restart(server: Server) -> None:
 
 
 def test_everything_listens_on_loopback_only(server: Server) -> None:
-    listeners = [line.split()[3] for line in server.run("ss -Hltn").splitlines()]
+    listeners = [line.split()[4] for line in server.run("ss -Hltun").splitlines()]
+    print(sorted(listeners))
     assert len(listeners) >= 4
     open_ = [a for a in listeners if not a.startswith(("127.", "[::1]", "[::ffff:127."))]
-    assert open_ == []
+    assert [a for a in open_ if not (server.whole and a.endswith(PINOT_QUERIES))] == []
 
 
 def test_listening_for_others_is_refused(server: Server) -> None:
     play = server.play("site.yml", ok=False, rtlake_listen="0.0.0.0")  # noqa: S104
     assert play.failed == 1
     assert "without TLS and login" in play.text
+
+
+def test_prometheus_reaches_every_service_and_knows_the_rules(lakehouse: Server) -> None:
+    limit, down = time.monotonic() + 180, ["not asked yet"]
+    while down:  # each is asked every 15 to 60 s
+        assert time.monotonic() < limit, down
+        targets = lakehouse.ask("http://127.0.0.1:9090/api/v1/targets?state=active")["data"]["activeTargets"]
+        down = [f"{t['labels']['job']}: {t['health']} {t['lastError']}" for t in targets if t["health"] != "up"]
+        time.sleep(1)
+    rules = lakehouse.ask("http://127.0.0.1:9090/api/v1/rules")["data"]["groups"]
+    alerts = [rule for group in rules for rule in group["rules"]]
+    print(sorted(t["labels"]["job"] for t in targets), f"{len(alerts)} rules")
+    assert len(targets) >= 14 and len(alerts) >= 30
+    assert [rule["name"] for rule in alerts if rule["health"] != "ok"] == []
+    known = lakehouse.ask("http://127.0.0.1:9090/api/v1/alertmanagers")["data"]["activeAlertmanagers"]
+    assert [one["url"] for one in known] == ["http://127.0.0.1:9095/api/v2/alerts"]
 
 
 def test_no_secret_is_seen(server: Server) -> None:
@@ -141,24 +177,91 @@ DRIFTS = {
         f"test $(stat -c %a {HOME}/secrets/s3) = 600",
     ),
 }
+LAKEHOUSE_DRIFTS = {
+    "an edited catalog": (
+        f"sed -i s/uri=.*/uri=x/ {HOME}/etc/trino/catalog/nessie.properties",
+        ["Files of trino", "Services of trino"],
+        f"grep uri=http {HOME}/etc/trino/catalog/nessie.properties",
+    ),
+    "a changed connection of Airflow": (
+        f"PGPASSWORD=$(cat {HOME}/secrets/airflow) psql -h 127.0.0.1 -U airflow -d airflow"
+        " -qc \"UPDATE connection SET port = 1 WHERE conn_id = 'rtlake_trino'\"",
+        ["Database, connections and pools"],
+        "true",
+    ),
+    "a copy of the project that was edited": (
+        f"echo '# x' >>{HOME}/project/dags/lakehouse.py",
+        ["A copy of the project that Airflow's account can read"],
+        f"cmp {HOME}/project/dags/lakehouse.py {PROJECT_IN_NODE}/dags/lakehouse.py",
+    ),
+    "an edited rule": (
+        f"sed -i 's/for: .*/for: 9h/' {HOME}/etc/prometheus/rules.yml",
+        ["Files of prometheus", "Services of prometheus"],
+        f"! grep 9h {HOME}/etc/prometheus/rules.yml",
+    ),
+    "a disabled unit of Flink": (
+        "systemctl disable -q rtlake-flink-taskmanager",
+        ["Services of flink"],
+        "systemctl is-enabled rtlake-flink-taskmanager",
+    ),
+}
 
 
 def test_drifts_are_repaired_and_only_they_are_reported(server: Server) -> None:
-    for plant, _, _ in DRIFTS.values():
+    drifts = {**DRIFTS, **(LAKEHOUSE_DRIFTS if server.whole else {})}
+    for plant, _, _ in drifts.values():
         server.run(plant)
-    expected = {name for _, names, _ in DRIFTS.values() for name in names}
+    expected = {name for _, names, _ in drifts.values() for name in names}
     shown = {name.split(" : ")[-1] for name in server.play("site.yml", "--check").changes}
     # Which service a repaired file would restart can only be told by repairing it.
-    restarts = {"Services of kafka", "Services of nessie"}
+    restarts = {f"Services of {name}" for name in ("kafka", "nessie", "trino", "prometheus")}
     print(f"--check: {sorted(shown)}")
     assert shown - restarts == expected - restarts
     repaired = {name.split(" : ")[-1] for name in server.play().changes}
     print(f"repaired: {sorted(repaired)}")
     assert repaired == expected
-    for drift, (_, _, check) in DRIFTS.items():
+    for drift, (_, _, check) in drifts.items():
         assert server.tried(check)[0] == 0, drift
     assert all(server.healthy().values())
     assert server.play().changed == 0
+
+
+TOPIC = "drift.public.drift"
+DECLARED = """
+connector: drift
+topic_prefix: drift
+publication: drift_pub
+tables:
+  public.drift: {realtime: false}
+"""
+
+
+def test_a_removed_topic_and_a_changed_connector_are_repaired(server: Server) -> None:
+    server.sql("CREATE TABLE drift (id int PRIMARY KEY)")
+    server.run(f"mkdir -p /root/drift && cat >/root/drift/drift.yaml <<'END'\n{DECLARED}END\n")
+    server.rtlake("connectors apply --connectors /root/drift")
+    planned = json.loads(server.rtlake("connectors plan --connectors /root/drift --json"))
+    assert not planned["changes"], planned
+    server.python(f"""
+import httpx
+from confluent_kafka.admin import AdminClient
+from airflow_provider_rtlake.kit.stack import Stack
+stack = Stack.load()
+url = stack.service("connect").url + "/connectors/drift/config"
+httpx.put(url, json={{**httpx.get(url).json(), "max.batch.size": "7"}}, timeout=60).raise_for_status()
+admin = AdminClient({{"bootstrap.servers": stack.kafka_bootstrap}})
+admin.delete_topics(["{TOPIC}"])["{TOPIC}"].result()
+""")
+    planned = json.loads(server.rtlake("connectors plan --connectors /root/drift --json"))
+    (one,) = planned["connectors"]
+    assert [line.split(":")[0] for line in one["settings"]] == ["~ max.batch.size"], one
+    assert [line.split(" made ")[0] for line in one["topics"]] == [f"topic {TOPIC}"], one
+    assert (one["source"], one["epoch"]) == ([], ""), one
+    server.rtlake("connectors apply --connectors /root/drift")
+    assert not json.loads(server.rtlake("connectors plan --connectors /root/drift --json"))["changes"]
+    server.rtlake("connectors status --connectors /root/drift")
+    server.rtlake("connectors delete drift --yes --connectors /root/drift")
+    server.sql("DROP TABLE drift")
 
 
 FAULTS = {  # what is planted, how it is undone, what the doctor must call broken and say
@@ -227,15 +330,49 @@ FAULTS = {  # what is planted, how it is undone, what the doctor must call broke
     ),
 }
 
+_AS_SUPERUSER = f"PGPASSWORD=$(cat {HOME}/secrets/postgres) psql -h 127.0.0.1 -U postgres"
+_ENDS = "timeout 120 bash -c 'until {}; do sleep 1; done'"
+LAKEHOUSE_FAULTS = {
+    "a connector that cannot log in": (
+        f"{_AS_SUPERUSER} -qc 'ALTER ROLE debezium NOLOGIN' && systemctl restart rtlake-connect && "
+        + _ENDS.format("./rtlake connectors status 2>&1 | grep -q FAILED"),
+        f"{_AS_SUPERUSER} -qc 'ALTER ROLE debezium LOGIN' && ./rtlake connectors apply",
+        "connector postgres-connector",
+        "./rtlake connectors apply",
+    ),
+    "a DAG file that cannot be read": (
+        f"echo 'import nothing_of_this_name' >{HOME}/project/dags/broken.py && "
+        + _ENDS.format("./rtlake doctor | grep -q broken.py"),
+        f"rm {HOME}/project/dags/broken.py && " + _ENDS.format("! ./rtlake doctor | grep -q broken.py"),
+        "DAG file broken.py",
+        "mend the file",
+    ),
+    "a TaskManager that is gone": (
+        "systemctl stop rtlake-flink-taskmanager",
+        "systemctl start rtlake-flink-taskmanager",
+        "flink-taskmanager",
+        "./rtlake up",
+    ),
+    "a Pinot without its ZooKeeper": (
+        "systemctl kill -s STOP rtlake-zookeeper",
+        "systemctl kill -s CONT rtlake-zookeeper",
+        "zookeeper",
+        "./rtlake restart zookeeper",
+    ),
+    "a Trino that is gone": ("systemctl stop rtlake-trino", "systemctl start rtlake-trino", "trino", "./rtlake up"),
+}
 
-@pytest.mark.parametrize("fault", FAULTS)
+
+@pytest.mark.parametrize("fault", [*FAULTS, *LAKEHOUSE_FAULTS])
 def test_the_doctor_names_what_is_broken_and_what_to_do(server: Server, fault: str) -> None:
-    plant, undo, what, remedy = FAULTS[fault]
-    server.run(plant)
+    if fault in LAKEHOUSE_FAULTS and not server.whole:
+        pytest.skip("needs every component: RTLAKE_TEST_NODE=all")
+    plant, undo, what, remedy = {**FAULTS, **LAKEHOUSE_FAULTS}[fault]
+    server.run(f"cd {PROJECT_IN_NODE}; {plant}")
     try:
         code, said = server.tried(f"cd {PROJECT_IN_NODE} && ./rtlake doctor")
     finally:
-        server.run(undo)
+        server.run(f"cd {PROJECT_IN_NODE}; {undo}")
     assert code == 1, said
     paragraph = said[said.index(f"BAD {what}:") :].split("\nok ", 1)[0]
     assert remedy in paragraph, said
@@ -252,31 +389,48 @@ def test_the_doctor_finds_nothing_wrong_with_a_sound_server(server: Server) -> N
 
 def test_a_reboot_loses_nothing(server: Server) -> None:
     server.sql(f"CREATE TABLE kept AS SELECT generate_series(1, {ROWS}) AS id")
+    if server.whole:  # changes that are on their way
+        server.rtlake("generate sales --changes 1000 --seed 7")
     server.node.stop()
     started = time.monotonic()
     server.node.boot(private_network=True)
     while not all(server.healthy().values()):
-        assert time.monotonic() - started < 300, server.healthy()
+        assert time.monotonic() - started < 400, server.healthy()
         time.sleep(1)
     print(f"everything answers {time.monotonic() - started:.0f} s after the boot")
     assert server.sql("SELECT count(*) FROM kept") == str(ROWS)
     assert server.node.state() == "running"
+    if server.whole:
+        print(server.hops())
 
 
 def test_every_secret_is_rotated(server: Server) -> None:
     before = server.run(f"sha256sum {HOME}/secrets/*").split("\n")
+    if server.whole:  # Airflow encrypts it
+        server.rtlake("airflow variables set kept yes")
     server.rtlake("rotate all", limit=3000)
     after = server.run(f"sha256sum {HOME}/secrets/*").split("\n")
     assert len(before) == len(after)
     unchanged = set(before) & set(after) - {""}
-    skipped = set() if not server.components or "airflow" in server.components else {"airflow_fernet"}
+    skipped = set() if server.whole else {"airflow_fernet"}
     assert {line.rsplit("/", 1)[1] for line in unchanged} == skipped
     assert server.sql("SELECT count(*) FROM kept") == str(ROWS)
     assert server.play().changed == 0
+    if server.whole:
+        assert server.rtlake("airflow variables get kept").splitlines()[-1] == "yes"
+        server.rtlake("generate sales --changes 500 --seed 8")
+        print(server.hops())
 
 
 def test_a_backup_is_restored_on_an_empty_server(server: Server) -> None:
+    if server.whole:  # Flink is at work, Connect and Airflow too
+        server.rtlake("generate sales --changes 1000 --seed 9")
+    started = time.monotonic()
     server.play("backup.yml", rtlake_backup_folder="/srv/backups")
+    print(f"backed up after {time.monotonic() - started:.0f} s")
+    sales = server.sql(SALES) if server.whole else ""
+    if server.whole:  # after the backup: gone with the server
+        server.rtlake("generate sales --changes 100 --seed 10")
     backup = server.run("ls -d /srv/backups/rtlake-*").strip()
     server.sql("CREATE TABLE later (id int)")
     server.play("destroy.yml", rtlake_destroy_data=True)
@@ -295,6 +449,11 @@ def test_a_backup_is_restored_on_an_empty_server(server: Server) -> None:
     assert server.sql("SELECT count(*) FROM kept") == str(ROWS)
     assert server.sql("SELECT to_regclass('later')") == ""
     assert server.play().changed == 0
+    if server.whole:
+        assert server.sql(SALES) == sales
+        print(server.hops())
+        server.rtlake("generate sales --changes 1000 --seed 11")
+        print(server.hops())
 
 
 def test_a_support_bundle_holds_no_secret(server: Server) -> None:
@@ -308,11 +467,19 @@ def test_a_support_bundle_holds_no_secret(server: Server) -> None:
 
 
 def test_a_component_is_removed_by_its_tag(server: Server) -> None:
-    play = server.play("destroy.yml", "--tags", "nessie")
-    assert f"kept: {HOME}/var/nessie" in play.text
-    assert "rtlake-nessie.service" not in server.units()
-    server.run(f"test ! -e {HOME}/etc/nessie && ! ls {HOME}/opt | grep nessie")
+    name = "trino" if server.whole else "nessie"
+    play = server.play("destroy.yml", "--tags", name)
+    assert f"kept: {HOME}/var/{name}" in play.text
+    assert f"rtlake-{name}.service" not in server.units()
+    server.run(f"test ! -e {HOME}/etc/{name} && ! ls {HOME}/opt | grep {name}")
     assert all(server.healthy().values())
+
+
+def test_monitoring_is_removed_by_its_tag(lakehouse: Server) -> None:
+    lakehouse.play("destroy.yml", "--tags", "monitoring")
+    assert not [u for u in lakehouse.units() if "prometheus" in u or "exporter" in u or "alertmanager" in u]
+    assert not [line for line in lakehouse.run("ss -Hltn").splitlines() if re.search(r":(91[0-9]{2}|909[05]) ", line)]
+    assert all(lakehouse.healthy().values())
 
 
 def test_what_others_need_is_not_removed(server: Server) -> None:
