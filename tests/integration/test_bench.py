@@ -20,6 +20,7 @@ from airflow_provider_rtlake.bench.record import TO_SILVER, Record, load_all
 from airflow_provider_rtlake.bench.run import Account
 from airflow_provider_rtlake.demo.access import Access
 from airflow_provider_rtlake.kit.stack import Stack
+from tests.declared import unproven
 
 PROJECT = Path(__file__).resolve().parents[2]
 LEAST_TESTS = 94
@@ -76,7 +77,8 @@ def test_p01_carries_every_event_to_the_lake(rtlake: Callable[..., str], tmp_pat
     assert measures["silver_delete_files_after"] == 0
 
 
-@pytest.mark.parametrize("pipeline", ["p02", "p12"])
+# p02: every stage was seen; its last run shared the topic with another one, and it was not run again since.
+@pytest.mark.parametrize("pipeline", [pytest.param("p02", marks=unproven), "p12"])
 def test_other_ways_to_the_lake_arrive_at_the_same(rtlake: Callable[..., str], tmp_path: Path, pipeline: str) -> None:
     told, record = run(rtlake, tmp_path, pipeline)
     assert told["ok"] and record.silver_checksum == record.reference_checksum
@@ -84,6 +86,7 @@ def test_other_ways_to_the_lake_arrive_at_the_same(rtlake: Callable[..., str], t
     assert told["dbt_tests"] >= LEAST_TESTS and told["dbt_failed"] == 0
 
 
+@unproven
 def test_p01_sends_what_is_no_message_to_the_dead_letters(
     stack: Stack, access: Access, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
