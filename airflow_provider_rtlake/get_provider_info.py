@@ -191,7 +191,7 @@ OPERATORS = {
     "Apache Pinot": ["pinot"],
     "Apache Iceberg": ["iceberg", "scd2", "scd2_erase"],
     "Trino": ["trino"],
-    "dbt": ["benchmark"],
+    "dbt": ["benchmark", "benchmark_dbt", "dbt"],
 }
 SENSORS: dict[str, list[str]] = {
     "Kafka Connect": ["kafka_connect"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import subprocess
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -118,7 +119,9 @@ def test_what_cannot_be_taken_away_does_not_hide_why_the_run_failed(
 
 
 def test_the_sampler_sees_memory_and_cpu_of_a_child() -> None:
-    child = psutil.Popen(["python3", "-c", "x = bytearray(80_000_000)\nwhile True: pass"])
+    program = "x = bytearray(80_000_000)\nprint(flush=True)\nwhile True: pass"
+    child = psutil.Popen(["python3", "-c", program], stdout=subprocess.PIPE)
+    assert child.stdout and child.stdout.readline()  # it has the memory now
     roots: Mapping[str, int | None] = {"busy": child.pid, "absent": None}
     try:
         with Sampler(lambda: roots) as sampler:
@@ -126,6 +129,7 @@ def test_the_sampler_sees_memory_and_cpu_of_a_child() -> None:
     finally:
         child.kill()
         child.wait()
+        child.stdout.close()
     busy = sampler.result.usage["busy"]
     assert busy.peak_mb > 75 and 0.05 < busy.cpu_seconds < 1.5 and busy.samples >= 3
     assert "absent" not in sampler.result.usage and sampler.result.died == []
