@@ -198,6 +198,7 @@ SENSORS: dict[str, list[str]] = {
     "Apache Flink": ["flink"],
     "Apache Pinot": ["pinot"],
     "Apache Iceberg": ["scd2"],
+    "dbt": ["dbt"],
 }
 TRIGGERS: dict[str, list[str]] = {
     "Kafka Connect": ["kafka_connect"],
@@ -205,5 +206,6 @@ TRIGGERS: dict[str, list[str]] = {
     "Project Nessie": ["nessie"],
     "Apache Pinot": ["pinot"],
     "Apache Iceberg": ["scd2"],
+    "dbt": ["dbt"],
 }
 LINKS = ["kafka_connect.KafkaConnectStatusLink", "flink.FlinkJobLink", "pinot.PinotTableLink"]
