@@ -20,7 +20,7 @@ from airflow_provider_rtlake.demo.access import Access, table_name
 from airflow_provider_rtlake.kit.stack import Stack
 from airflow_provider_rtlake.scd2.request import request_for
 from airflow_provider_rtlake.scd2.serve import Asking, socket_path
-from tests.declared import Declared, quoted, unproven
+from tests.declared import Declared, quoted
 
 PROJECT = Path(__file__).parents[2]
 PROBES = int(os.environ.get("RTLAKE_TEST_PROBES", "6"))
@@ -78,8 +78,6 @@ def seen(access: Access, declared: Declared, source: str, text: str, limit: floa
     return False
 
 
-# Its body passed (median 5.4 s at load 10); the closing of the server's output, which failed it, was mended after.
-@unproven
 @pytest.mark.timeout(900)
 def test_freshness_of_a_followed_table_and_a_kill_in_between(
     declare: Callable[..., Declared], access: Access, stack: Stack, pg: Any, rtlake: Callable[..., str]
