@@ -198,7 +198,6 @@ SENSORS: dict[str, list[str]] = {
     "Apache Flink": ["flink"],
     "Apache Pinot": ["pinot"],
     "Apache Iceberg": ["scd2"],
-    "dbt": ["dbt"],
 }
 TRIGGERS: dict[str, list[str]] = {
     "Kafka Connect": ["kafka_connect"],
