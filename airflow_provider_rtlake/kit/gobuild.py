@@ -1,4 +1,4 @@
-"""Builds a program from a Go module at a pinned version, with a pinned toolchain.
+"""Builds a program from a Go module at a pinned version, with the toolchain of the artifact lock.
 
 A built binary has no sha256 that somebody published. What is pinned instead is the digest of what went into it: the
 toolchain's version and every module's version and ``h1:`` hash, as the binary itself tells (``go version -m``). Go
@@ -15,7 +15,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from airflow_provider_rtlake.exceptions import TerminalError, UserError
+from airflow_provider_rtlake.exceptions import TerminalError
 from airflow_provider_rtlake.kit import inventory
 from airflow_provider_rtlake.kit.artifacts import STAMP, ArtifactRefused
 
@@ -29,14 +29,12 @@ class Program:
     :param name: the program's file name and the folder's prefix below ``opt/``.
     :param module: path of its main package.
     :param version: of the module.
-    :param toolchain: such as ``go1.26.8``.
     :param digest: see :func:`digest_of`.
     """
 
     name: str
     module: str
     version: str
-    toolchain: str
     digest: str
 
     @property
@@ -54,14 +52,15 @@ def is_installed(program: Program, opt: Path) -> bool:
         return False
 
 
-def install(program: Program, cache: Path, opt: Path) -> Path:
+def install(program: Program, go: Path, cache: Path, opt: Path) -> Path:
     """Build it unless the cache has it, compare what went into it, and put it into its folder.
 
+    :param go: the ``go`` command.
     :param cache: the download cache.
     :param opt: folder of all components.
     :raises ArtifactRefused: it was made of something else.
+    :raises TerminalError: the build failed.
     """
-    go = find_go()
     built = cache / "go" / "bin" / program.folder / program.name
     if not built.exists() or digest_of(go, built) != program.digest:
         _build(go, program, cache, built)
@@ -82,18 +81,6 @@ def install(program: Program, cache: Path, opt: Path) -> Path:
     return target
 
 
-def find_go() -> Path:
-    """The ``go`` command, 1.21 or newer, which fetches the pinned toolchain by itself.
-
-    :raises UserError: there is none.
-    """
-    candidates = [os.environ.get("RTLAKE_GO"), shutil.which("go"), "/usr/local/go/bin/go"]
-    for path in filter(None, candidates):
-        if Path(path).exists():
-            return Path(path)
-    raise UserError("building it needs Go 1.21 or newer: install it, or set RTLAKE_GO to its 'go'")
-
-
 def digest_of(go: Path, binary: Path) -> str:
     """sha256 over the toolchain's version and every module's version and hash that a binary was built of."""
     return digest_of_listing(_run([str(go), "version", "-m", str(binary)], {}))
@@ -111,7 +98,7 @@ def _build(go: Path, program: Program, cache: Path, built: Path) -> None:
     root = cache / "go"
     built.parent.mkdir(parents=True, exist_ok=True)
     environment = {
-        "GOTOOLCHAIN": program.toolchain,
+        "GOTOOLCHAIN": "local",  # the locked one, and no other
         "GOPATH": str(root / "path"),
         "GOCACHE": str(root / "build"),
         "GOBIN": str(built.parent),

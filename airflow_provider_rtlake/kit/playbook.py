@@ -37,7 +37,7 @@ def default_supervisor() -> str:
 
 
 def stamp(project: Path, variables: dict[str, Any], kind: str) -> str:
-    """sha256 over all that decides what the playbook does: the checkout, its files, the lock, the inventory, the variables.
+    """sha256 over all that decides what the playbook does: checkout, files, lock, inventory, variables.
 
     :param project: the checkout.
     :param variables: given by the user.

@@ -25,6 +25,7 @@ from airflow_provider_rtlake.kit.stack import Stack, default_home
 _OFFSET = "rtlake_port_offset"
 _COMPONENTS = "rtlake_components"
 _MONITORING = "rtlake_monitoring"
+_STORE = "rtlake_object_store"
 
 
 def project() -> Path:
@@ -55,6 +56,9 @@ def up(
     monitoring: Annotated[
         bool | None, typer.Option("--monitoring/--no-monitoring", help="Prometheus and all exporters; remembered.")
     ] = None,
+    object_store: Annotated[
+        str | None, typer.Option(help="s3proxy or minio; chosen before the first installation, remembered.")
+    ] = None,
     converge: Annotated[
         bool, typer.Option("--converge", help="Run the playbook even if nothing seems changed.")
     ] = False,
@@ -66,6 +70,10 @@ def up(
     variables, kind = _choices(home, port_offset, _split(only), _split(without), everything, supervisor)
     if monitoring is not None:
         variables[_MONITORING] = monitoring
+    if object_store is not None:
+        if object_store not in ("s3proxy", "minio"):
+            raise UserError(f"--object-store {object_store}: must be s3proxy or minio")
+        variables[_STORE] = object_store
     if check:
         changes = playbook.run(home, project(), _variables(variables), kind, say, check=True)
         say(f"{changes} changes to make; see {home / 'log' / 'ansible.log'}")

@@ -178,7 +178,7 @@ def start_job(
         break
     wait_for_slot(client, job.name)
     on_submit(job_id)
-    submit(client, job, begin, job_id)
+    submit(client, job, begin, job_id, timeout=timeout)
     client.wait_until_running(job_id, timeout=timeout)
     return job_id
 
@@ -203,20 +203,21 @@ def wait_for_slot(client: FlinkClient, name: str, *, timeout: float = 60.0) -> N
     )
 
 
-def submit(client: FlinkClient, job: RenderedJob, begin: Restore, job_id: str) -> None:
+def submit(client: FlinkClient, job: RenderedJob, begin: Restore, job_id: str, *, timeout: float = 180.0) -> None:
     """Send a job's statements under an id. A job that is there already under that id is the same one: no harm.
 
     :param client: of the cluster.
     :param job: as rendered.
     :param begin: where it begins.
     :param job_id: 32 hexadecimal digits.
+    :param timeout: seconds that the gateway may plan: minutes for hundreds of columns on a busy machine.
     """
     *setup, insert = job.statements(begin.start)
     with client.session(job.session_properties(job_id, restore=begin.savepoint)) as session:
         for statement in setup:
             session.execute(statement)
         try:
-            session.execute(insert)
+            session.execute(insert, timeout=timeout)
         except (StatementFailed, ServiceUnavailable, WaitTimeout) as error:
             # An answer that was lost says nothing about the job; the cluster does
             if _DUPLICATE in str(error) or (not isinstance(error, StatementFailed) and is_known(client, job_id)):

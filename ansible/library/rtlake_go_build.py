@@ -17,7 +17,7 @@ options:
   name: {description: The program's file name, type: str, required: true}
   module: {description: Path of its main package, type: str, required: true}
   version: {description: Version of the module, type: str, required: true}
-  toolchain: {description: Go toolchain, such as go1.26.8, type: str, required: true}
+  go: {description: The go command of the toolchain, type: path, required: true}
   digest: {description: sha256 over toolchain and modules, type: str, required: true}
   cache: {description: Download cache, type: path, required: true}
   opt: {description: Folder of all components, type: path, required: true}
@@ -29,7 +29,7 @@ EXAMPLES = r"""
     name: minio
     module: github.com/minio/minio
     version: v0.0.0-20260212201848-7aac2a2c5b7c
-    toolchain: go1.26.8
+    go: /opt/rtlake/opt/go-1.26.6/bin/go
     digest: "{{ minio_digest }}"
     cache: ~/.cache/rtlake
     opt: /opt/rtlake/opt
@@ -37,7 +37,7 @@ EXAMPLES = r"""
 RETURN = r"""
 folder: {description: Where it is, type: str, returned: always}
 """
-_TEXTS = ("name", "module", "version", "toolchain", "digest")
+_TEXTS = ("name", "module", "version", "digest")
 
 
 def main() -> None:
@@ -45,6 +45,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             **{name: {"type": "str", "required": True} for name in _TEXTS},
+            "go": {"type": "path", "required": True},
             "cache": {"type": "path", "required": True},
             "opt": {"type": "path", "required": True},
         },
@@ -60,7 +61,7 @@ def main() -> None:
     there = gobuild.is_installed(program, opt)
     try:
         if not there and not module.check_mode:
-            gobuild.install(program, Path(module.params["cache"]), opt)
+            gobuild.install(program, Path(module.params["go"]), Path(module.params["cache"]), opt)
     except RtlakeError as error:
         module.fail_json(msg=str(error))
     module.exit_json(changed=not there, folder=str(opt / program.folder))
