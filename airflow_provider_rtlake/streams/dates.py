@@ -2,7 +2,7 @@
 
 The stream tells every date as it is. A snapshot reads dates through ``java.sql.Date``, whose year has no era, so that
 44 BC arrives as 44 AD; and whose calendar lacks 5 to 14 October 1582, which arrive ten days later
-(tests/integration/test_scd2_values.py).
+(tests/integration/test_scd2_snapshot_values.py).
 """
 
 from __future__ import annotations
