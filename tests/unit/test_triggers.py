@@ -11,6 +11,7 @@ import pytest
 from airflow.triggers.base import BaseTrigger
 
 from airflow_provider_rtlake.get_provider_info import get_provider_info
+from airflow_provider_rtlake.triggers.dbt import DbtNodeTrigger
 from airflow_provider_rtlake.triggers.flink import FlinkCheckpointTrigger, FlinkJobTrigger
 from airflow_provider_rtlake.triggers.kafka_connect import KafkaConnectRunningTrigger
 from airflow_provider_rtlake.triggers.nessie import NessieTableChangedTrigger
@@ -20,6 +21,7 @@ from airflow_provider_rtlake.triggers.scd2 import IcebergNewSnapshotTrigger
 _WAIT: dict[str, Any] = {"timeout": 7.0, "poll_interval": 3.0, "deadline": 1.5}
 _FLINK: dict[str, Any] = {"job_id": "a" * 32, "flink_conn_id": "f", "cancel_on_kill": True, **_WAIT}
 SAMPLES: list[BaseTrigger] = [
+    DbtNodeTrigger(dag_run="p08/manual__1", node="model.taxi.fct_trips"),
     FlinkJobTrigger(states=["FINISHED"], **_FLINK),
     FlinkCheckpointTrigger(after_ms=5, number=2, **_FLINK),
     KafkaConnectRunningTrigger(connectors=["a", "b"], kafka_connect_conn_id="k", fail_on_failed=False, **_WAIT),
