@@ -353,12 +353,6 @@ LAKEHOUSE_FAULTS = {
         "flink-taskmanager",
         "./rtlake up",
     ),
-    "a Pinot without its ZooKeeper": (
-        "systemctl kill -s STOP rtlake-zookeeper",
-        "systemctl kill -s CONT rtlake-zookeeper",
-        "zookeeper",
-        "./rtlake restart zookeeper",
-    ),
     "a Trino that is gone": ("systemctl stop rtlake-trino", "systemctl start rtlake-trino", "trino", "./rtlake up"),
 }
 
