@@ -107,7 +107,9 @@ def remove_everything(stack: Stack | None, home: Path, *, data: bool, environmen
     :param data: also data, secrets and the accounts that own them.
     :param environment: also the Python environment, from which this may be running.
     """
-    if stack is not None and stack.supervisor == "systemd":
+    ours = _accounts()  # before the roles that name them go
+    server = stack is not None and stack.supervisor == "systemd"
+    if server:
         remove_units(sorted({p.stem for p in UNITS.glob("rtlake-*.*")}))
     parts = [*_PARTS, *(_DATA if data else ()), *(("venv", ".environment.lock") if environment else ())]
     for part in parts:
@@ -118,12 +120,16 @@ def remove_everything(stack: Stack | None, home: Path, *, data: bool, environmen
             path.unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         home.rmdir()
-    if data and stack is not None:
-        _remove_accounts()
-    return [str(home / part) for part in (*_DATA, "venv") if (home / part).exists()]
+    if data and server:  # where supervisord runs, another stack of this machine may have the same account
+        for account in ours:
+            subprocess.run(["userdel", account], check=False, capture_output=True)
+        ours = _accounts()
+    parts_left = [str(home / part) for part in (*_DATA, "venv") if (home / part).exists()]
+    return [*parts_left, *(f"account {account}" for account in ours)]
 
 
-def _remove_accounts() -> None:
-    """All of ours; one that still has processes (of another stack under supervisord) is refused and stays."""
-    for account in [a.pw_name for a in pwd.getpwall() if a.pw_name.startswith("rtlake-")]:
-        subprocess.run(["userdel", account], check=False, capture_output=True)
+def _accounts() -> list[str]:
+    """The accounts of this machine that the roles make."""
+    roles = Path(__file__).resolve().parents[2] / "ansible" / "roles"
+    named = {f"rtlake-{role.name}" for role in roles.iterdir()} if roles.is_dir() else set()
+    return sorted(account.pw_name for account in pwd.getpwall() if account.pw_name in named)

@@ -72,12 +72,20 @@ def test_monitoring_goes_by_one_name(stack: Stack, tmp_path: Path) -> None:
     assert (stack.home / "etc" / "kafka").exists()
 
 
-def test_everything_goes_but_data_unless_told(stack: Stack) -> None:
+def test_everything_goes_but_data_unless_told(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remove, "_accounts", list)  # of the machine that the tests run on
     kept = remove.remove_everything(stack, stack.home, data=False, environment=True)
     assert kept == [str(stack.home / "var"), str(stack.home / "secrets")]
     assert sorted(p.name for p in stack.home.iterdir()) == ["secrets", "var"]
     assert remove.remove_everything(None, stack.home, data=True, environment=True) == []
     assert not stack.home.exists()
+
+
+def test_accounts_stay_where_another_stack_may_have_them(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remove, "_accounts", lambda: ["rtlake-postgresql"])
+    monkeypatch.setattr(remove.subprocess, "run", lambda *_, **__: pytest.fail("an account was removed"))
+    stack = dataclasses.replace(stack, supervisor="supervisord")
+    assert remove.remove_everything(stack, stack.home, data=True, environment=True) == ["account rtlake-postgresql"]
 
 
 def test_minio_fills_the_object_stores_place() -> None:
