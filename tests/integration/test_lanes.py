@@ -329,7 +329,12 @@ def test_backfill_gives_the_same_answers_and_tells_of_truncates(bench: Bench) ->
     bench.wait_for_bronze(len(history))
     filled = backfill(bench.runner, bench.stream, lane, timeout=WAIT)
     assert filled.messages >= len(history)  # the copy is at least once, and what came twice has one event id
-    assert filled_in(bench.history()) == history
+    refilled = filled_in(bench.history())
+    assert refilled.keys() == history.keys()
+    # A lane does not send a column that was added after it began; the refill brings the values since then.
+    added = {"after_note", "before_note"}
+    known = {key: {n: v for n, v in row.items() if n not in added or n in history[key]} for key, row in refilled.items()}
+    assert known == history
     assert bench.live() == expected(source.rows)  # the truncate removed all but the row that came after it
     assert filled.removed > 0
 
