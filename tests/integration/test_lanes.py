@@ -333,7 +333,9 @@ def test_backfill_gives_the_same_answers_and_tells_of_truncates(bench: Bench) ->
     assert refilled.keys() == history.keys()
     # A lane does not send a column that was added after it began; the refill brings the values since then.
     added = {"after_note", "before_note"}
-    known = {key: {n: v for n, v in row.items() if n not in added or n in history[key]} for key, row in refilled.items()}
+    known = {
+        key: {n: v for n, v in row.items() if n not in added or n in history[key]} for key, row in refilled.items()
+    }
     assert known == history
     assert bench.live() == expected(source.rows)  # the truncate removed all but the row that came after it
     assert filled.removed > 0
