@@ -11,7 +11,7 @@ from pyspark.sql import SparkSession
 
 from airflow_provider_rtlake.bench import dbt, silver
 
-CATALOG = "taxi"
+CATALOG = "spark_catalog"  # dbt makes views besides tables, and Spark keeps views in its own catalog only
 
 
 def session(folder: Path) -> SparkSession:
@@ -22,7 +22,7 @@ def session(folder: Path) -> SparkSession:
     builder = SparkSession.builder.appName("rtlake-dbt")
     settings = {
         "spark.sql.timestampType": "TIMESTAMP_NTZ",
-        f"spark.sql.catalog.{CATALOG}": "org.apache.iceberg.spark.SparkCatalog",
+        f"spark.sql.catalog.{CATALOG}": "org.apache.iceberg.spark.SparkSessionCatalog",
         f"spark.sql.catalog.{CATALOG}.type": "hadoop",
         f"spark.sql.catalog.{CATALOG}.warehouse": f"file://{folder}",
         "spark.sql.defaultCatalog": CATALOG,

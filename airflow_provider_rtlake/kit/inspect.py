@@ -13,6 +13,7 @@ from airflow_provider_rtlake.kit.stack import Stack
 _SECONDS = 10.0
 _SLOT_LIMIT = 2 * 2**30  # bytes of WAL that a slot may hold back before it is worth a word
 _BAD_JOBS = frozenset({"FAILED", "FAILING", "RESTARTING"})
+_ENDED = frozenset({"FAILED", "CANCELED", "FINISHED"})
 _SLOTS = """
 SELECT slot_name, active, wal_status, coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn), 0)::bigint
 FROM pg_replication_slots WHERE slot_type = 'logical'
@@ -51,6 +52,26 @@ def jobs(stack: Stack) -> Iterator[Problem]:
         if job["state"] in _BAD_JOBS and job["name"] not in running:
             url = f"{stack.service('flink-jobmanager').url}/#/job/running/{job['jid']}/exceptions"
             yield f"Flink job {job['name']}", f"is {job['state']}", f"see {url}; then ./rtlake stream apply"
+
+
+def lanes(stack: Stack) -> Iterator[Problem]:
+    """Topics that a connector writes and no bronze lane reads: their changes do not arrive, and nothing else fails."""
+    if "connect" not in stack.services:
+        return
+    found = _json(f"{stack.service('flink-jobmanager').url}/jobs/overview")["jobs"]
+    there = {job["name"] for job in found if job["state"] not in _ENDED}
+    url = stack.service("connect").url
+    try:
+        written = {
+            name: _json(f"{url}/connectors/{name}/topics")[name]["topics"] for name in _json(f"{url}/connectors")
+        }
+    except httpx.HTTPError:
+        return  # it does not answer: that is told by itself
+    for connector, topics in written.items():
+        for topic in sorted(topics):
+            if not topic.startswith("__") and f"bronze.{topic}" not in there:
+                detail = f"connector {connector} writes it, but no Flink job bronze.{topic} reads it"
+                yield f"topic {topic}", detail, "./rtlake stream apply goes on where bronze ends"
 
 
 def slots(stack: Stack) -> Iterator[Problem]:
@@ -97,7 +118,7 @@ def dags(stack: Stack) -> Iterator[Problem]:
 # What is looked at when a service answers.
 INSPECTIONS: Mapping[str, tuple[Callable[[Stack], Iterator[Problem]], ...]] = {
     "connect": (connectors,),
-    "flink-jobmanager": (jobs,),
+    "flink-jobmanager": (jobs, lanes),
     "postgresql": (slots,),
     "s3": (buckets,),
     "airflow-dag-processor": (dags,),

@@ -52,7 +52,15 @@ def test_ratios_and_goals() -> None:
     for name, seconds in {"warm": 2.0, "cold": 9.0, "straightforward": 30.0, "pyiceberg": 3.2}.items():
         found.sides[name] = Timed([seconds, seconds + 0.5, seconds - 0.5])
     found.flat, found.slope, found.equal = [2.0] * 10 + [2.2] * 10, [3.0, 3.2, 2.9], True
-    assert found.ratios() == {"r1_cold": 3.33, "r1_warm": 15.0, "r2": 1.6, "r3": None, "flat": 1.1, "slope": 0.125}
+    assert found.ratios() == {
+        "r1_cold": 3.33,
+        "r1_warm": 15.0,
+        "r2": 1.6,
+        "r3": None,
+        "r3_spark": None,
+        "flat": 1.1,
+        "slope": 0.125,
+    }
     answer = found.as_dict()
     assert answer["goals_met"]
     assert "r3" not in answer["goals"]

@@ -72,8 +72,27 @@ def test_jobs_that_fail_are_named_unless_they_run_again(stack: Stack) -> None:
         ("e", "FINISHED"),
     ]
     listed = [{"jid": f"{i}", "name": n, "state": s} for i, (n, s) in enumerate(jobs)]
-    Answers.given = {"/jobs/overview": {"jobs": listed}}
+    Answers.given = {"/jobs/overview": {"jobs": listed}, "/connectors": {}}
     assert [p[0] for p in inspect.problems(stack, "flink-jobmanager")] == ["Flink job b", "Flink job c"]
+
+
+def test_topics_that_no_lane_reads_are_named(stack: Stack) -> None:
+    names = [
+        ("bronze.p.public.a", "RUNNING"),
+        ("bronze.p.public.b", "FINISHED"),
+        ("bronze.p.transaction", "RESTARTING"),
+    ]
+    listed = [{"jid": f"{i}", "name": n, "state": s} for i, (n, s) in enumerate(names)]
+    topics = ["p.public.a", "p.public.b", "p.transaction", "__debezium-heartbeat.p"]
+    Answers.given = {
+        "/jobs/overview": {"jobs": listed},
+        "/connectors": ["one"],
+        "/connectors/one/topics": {"one": {"topics": topics}},
+    }
+    found = [problem for problem in inspect.problems(stack, "flink-jobmanager") if problem[0].startswith("topic")]
+    ((what, detail, remedy),) = found
+    assert what == "topic p.public.b"
+    assert "no Flink job bronze.p.public.b" in detail and "stream apply" in remedy
 
 
 def test_what_cannot_be_looked_at_is_a_finding(stack: Stack) -> None:

@@ -13,7 +13,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from airflow_provider_rtlake.bench.scd2.drive import Found
 
-_SIDES = "warm,cold,straightforward,pyiceberg,dbt"
+_SIDES = "warm,cold,straightforward,pyiceberg,dbt,dbt_spark"
 
 
 def scd2(

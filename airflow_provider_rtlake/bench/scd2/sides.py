@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import threading
@@ -210,52 +209,3 @@ class Upsert:
         if timed is not None:
             timed.inner.append(answer["seconds"])
         return answer
-
-
-class DbtSnapshot:
-    """dbt snapshot (strategy check, every column) in a DuckDB file.
-
-    :param folder: for the project and the database.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._database = folder / "orders.duckdb"
-        (folder / "snapshots").mkdir(parents=True)
-        (folder / "dbt_project.yml").write_text("name: bench\nversion: '1.0'\nprofile: bench\n", encoding="utf-8")
-        (folder / "profiles.yml").write_text(
-            f"bench: {{target: dev, outputs: {{dev: {{type: duckdb, path: {self._database}, threads: 2}}}}}}\n",
-            encoding="utf-8",
-        )
-        (folder / "snapshots" / "orders.sql").write_text(
-            "{% snapshot orders_history %}\n"
-            "{{ config(target_schema='main', unique_key='id', strategy='check', check_cols='all', "
-            "hard_deletes='invalidate') }}\nselect * from main.orders\n{% endsnapshot %}\n",
-            encoding="utf-8",
-        )
-        self._dbt = _dbt()
-
-    @staticmethod
-    def missing() -> str | None:
-        """Why it cannot run, or None."""
-        return None if _dbt() else "dbt is not installed beside this Python"
-
-    def source(self, path: Path) -> None:
-        """Put the source's table into the database."""
-        import duckdb
-
-        with duckdb.connect(str(self._database)) as connection:
-            connection.read_parquet(str(path)).create_view("arrived")
-            connection.execute("CREATE OR REPLACE TABLE orders AS SELECT * FROM arrived")
-            connection.execute("DROP VIEW arrived")
-
-    def snapshot(self, timed: Timed | None = None) -> None:
-        """One snapshot."""
-        where = ["--project-dir", str(self._folder), "--profiles-dir", str(self._folder)]
-        variables = {**os.environ, "DBT_SEND_ANONYMOUS_USAGE_STATS": "false"}
-        run([str(self._dbt), "--no-use-colors", "snapshot", *where], variables, timed)
-
-
-def _dbt() -> str | None:
-    beside = Path(sys.executable).parent / "dbt"
-    return str(beside) if beside.exists() else shutil.which("dbt")
