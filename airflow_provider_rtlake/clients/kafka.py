@@ -210,6 +210,33 @@ class KafkaClient:
             with self._explained(f"deleting records of topic {topic}"):
                 self._result(self._admin.delete_records(wanted))
 
+    def behind_tombstones(self, topic: str, partition: int, offset: int) -> int:
+        """The first offset, counted from a given one, that holds no tombstone: that of a value, or the partition's end.
+
+        :param topic: its name.
+        :param partition: of it.
+        :param offset: where to begin.
+        """
+        start, end = self.end_offsets(topic).get(partition, (0, 0))
+        behind = max(offset, start)
+        if behind >= end:
+            return behind
+        with self._consumer() as consumer:
+            consumer.assign([TopicPartition(topic, partition, behind)])
+            while behind < end:
+                message = consumer.poll(self.timeout)
+                if message is None:
+                    raise ServiceUnavailable(SERVICE, f"topic {topic}: no message within {self.timeout:.0f} s")
+                error = message.error()
+                if error is not None:
+                    if error.code() != KafkaError._PARTITION_EOF:
+                        raise ServiceUnavailable(SERVICE, f"reading topic {topic}: {error.str()}")
+                    return end
+                if message.value() is not None:
+                    return int(message.offset() or 0)
+                behind = int(message.offset() or 0) + 1
+        return behind
+
     def lag(self, group: str) -> dict[str, int]:
         """Messages that a consumer group has still to read, by topic.
 

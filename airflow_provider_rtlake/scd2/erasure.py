@@ -63,7 +63,10 @@ def erase_everywhere(places: Places, keys: Sequence[str], merge: MergeRequest | 
     if late:
         report["remains"]["connector"] = late
     for topic, offsets in report["offsets"].items():
-        places.kafka.delete_records(topic, {int(partition): offset for partition, offset in offsets.items()})
+        # Bronze has no tombstones, but they have the key: that of a row's delete comes right behind it.
+        behind = {int(one): places.kafka.behind_tombstones(topic, int(one), offset) for one, offset in offsets.items()}
+        places.kafka.delete_records(topic, behind)
+        report["offsets"][topic] = {str(one): offset for one, offset in behind.items()}
     needles = Needles.of([*report.pop("message_keys"), *asked], report.pop("values"))
     _search_topics(places, needles, report)
     _name_backups(places.home, report)

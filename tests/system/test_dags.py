@@ -22,7 +22,6 @@ from airflow_provider_rtlake.kit.airflow import airflow_env
 from airflow_provider_rtlake.kit.stack import Stack
 from airflow_provider_rtlake.lanes.dead_letters import dead_letters
 from airflow_provider_rtlake.streams.load import load_connectors
-from tests.declared import unproven
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(1_200)]
 
@@ -124,14 +123,10 @@ def test_a_second_deployment_changes_nothing(
     assert plan["changes"] is False
 
 
-@unproven
 def test_changes_reach_the_histories_and_the_gold_tables(
     deployed: inputs.Input, dags_test: DagsTest, checks: list[TableCheck], access: Access
 ) -> None:
-    """The whole life of the lakehouse by its DAGs; in the end every hop holds the same.
-
-    Each part was seen (arrival, both merges, equality; gold; checks), the whole not in one go on a busy machine.
-    """
+    """The whole life of the lakehouse by its DAGs; in the end every hop holds the same."""
     with access.source() as conn:
         inputs.bring_changes(conn, deployed)
     arrive(checks)
@@ -142,7 +137,6 @@ def test_changes_reach_the_histories_and_the_gold_tables(
     dags_test("lakehouse_checks")
 
 
-@unproven  # passed once; a fresh stack's empty table failed it: mended, not run again
 def test_maintenance_leaves_the_tables_as_they_are(
     deployed: inputs.Input, dags_test: DagsTest, checks: list[TableCheck], pg: psycopg.Connection[object]
 ) -> None:
