@@ -43,15 +43,18 @@ def scd2(
     told = Console(stderr=True, highlight=False)
     chosen = tuple(side.strip() for side in sides.split(",") if side.strip())
     wish = Wish(changes, keys, runs, chosen, batches, slope_keys, seed)
-    found = Bench(Stack.load(), wish, lambda text: told.print(text, markup=False)).run()
+    name = f"scd2-{stamp()}-{changes}-of-{keys}"
+
+    def keep(found: Found) -> None:
+        if results is not None:
+            results.mkdir(parents=True, exist_ok=True)
+            (results / f"{name}.json").write_text(json.dumps(found.as_dict(), indent=1) + "\n", encoding="utf-8")
+            write_plot(found, results / f"{name}.html")
+            told.print(f"record: {results / name}.json and .html", markup=False)
+
+    found = Bench(Stack.load(), wish, lambda text: told.print(text, markup=False), keep).run()
     answer = found.as_dict()
     told.print(_table(found))
-    if results is not None:
-        results.mkdir(parents=True, exist_ok=True)
-        name = f"scd2-{stamp()}-{changes}-of-{keys}"
-        (results / f"{name}.json").write_text(json.dumps(answer, indent=1) + "\n", encoding="utf-8")
-        write_plot(found, results / f"{name}.html")
-        told.print(f"record: {results / name}.json and .html", markup=False)
     if as_json:
         typer.echo(json.dumps(answer))
 

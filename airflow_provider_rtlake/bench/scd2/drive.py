@@ -165,15 +165,18 @@ class Bench:
     :param stack: where.
     :param wish: what.
     :param tell: progress, for people.
+    :param keep: gets what was found as soon as the sides are compared, and again at the end.
     """
 
-    def __init__(self, stack: Stack, wish: Wish, tell: Tell) -> None:
+    def __init__(
+        self, stack: Stack, wish: Wish, tell: Tell, keep: Callable[[Found], None] = lambda found: None
+    ) -> None:
         unknown = set(wish.sides) - set(SIDES)
         if unknown:
             raise UserError(f"--sides: {', '.join(sorted(unknown))}: choose among {', '.join(SIDES)}")
         if wish.changes > wish.keys:
             raise UserError(f"--changes {wish.changes}: a batch changes each of {wish.keys} keys once at most")
-        self._stack, self._wish, self._tell = stack, wish, tell
+        self._stack, self._wish, self._tell, self._keep = stack, wish, tell, keep
         self._name = f"{_NAMESPACE}.t{uuid.uuid4().hex[:8]}"
         machine = describe()
         self.found = Found(wish, machine.model_dump())
@@ -195,8 +198,10 @@ class Bench:
             ours = Ours(home)
             try:
                 self._measure(ours, home, Path(folder))
+                self._keep(self.found)
                 if self._wish.slope_keys:
                     self._slope(ours, Path(folder))
+                    self._keep(self.found)
             finally:
                 self._clean(ours)
         return self.found
