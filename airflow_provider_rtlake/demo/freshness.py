@@ -278,6 +278,8 @@ class Meter:
             ends = watermarks(consumer, self._stream.topic).high
         finally:
             consumer.close()
+        if not ends:
+            raise NotFound("Kafka", f"no topic {self._stream.topic}: rtlake connectors apply")
         newer = " OR ".join(
             f"(topic_partition = {partition} AND topic_offset >= {end})" for partition, end in ends.items()
         )

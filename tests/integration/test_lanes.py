@@ -27,9 +27,12 @@ from airflow_provider_rtlake.clients.flink import FlinkClient, pauses
 from airflow_provider_rtlake.clients.kafka import KafkaClient
 from airflow_provider_rtlake.commands.stream import settings_of
 from airflow_provider_rtlake.exceptions import ServiceUnavailable, StatementFailed
+from airflow_provider_rtlake.flink_sql.bronze import bronze_job
+from airflow_provider_rtlake.flink_sql.quoting import literal
 from airflow_provider_rtlake.flink_sql.settings import LaneSettings
 from airflow_provider_rtlake.kit.stack import Stack
 from airflow_provider_rtlake.lanes.backfill import backfill
+from airflow_provider_rtlake.lanes.bronze import BATCH
 from airflow_provider_rtlake.lanes.dead_letters import dead_letters, dismiss, replay
 from airflow_provider_rtlake.lanes.lanes import Lane, LaneRunner, lanes_of
 from airflow_provider_rtlake.streams.model import Connector, Stream
@@ -366,6 +369,26 @@ def test_a_dead_letter_is_corrected_and_replayed(bench: Bench) -> None:
     assert second.origin not in left
     everything = dead_letters(bench.kafka, bench.connector, everything=True)
     assert {letter.origin: letter.status for letter in everything}[second.origin] == "dismissed"
+
+
+def test_an_envelope_is_cut_where_its_schema_ends(bench: Bench) -> None:
+    """Also where the payload itself holds the text that ends the schema, and where it does so at its ends."""
+    schema = '{"type":"struct","fields":[{"type":"int64","field":"schema"}]}'
+    payloads = [
+        '{"a":1.10,"b":"é"}',
+        '{"x":{"p":{"y":1},"payload":{"z":"},\\"payload\\":"}},"op":"c"}',
+        '{"x":{"p":{},"payload":{"q":{},"payload":{}}}}',
+    ]
+    values = [f'{{"schema":{schema},"payload":{payload}}}' for payload in payloads]
+    rows = ", ".join(f"(CAST({literal(value)} AS STRING))" for value in [*values, *POISON[:2]])
+    job = bronze_job(bench.stream, bench.settings)
+    with bench.client.session(BATCH) as session:
+        session.execute(f"CREATE TEMPORARY VIEW `topic` AS SELECT * FROM (VALUES {rows}) AS `t` (`value`)")
+        for view in job.views[:2]:
+            session.execute(view)
+        found = session.execute("SELECT `value`, `value_schema`, `payload` FROM `split`").rows
+    expected = {value: (schema, payload) for value, payload in zip(values, payloads, strict=True)}
+    assert {row[0]: row[1:] for row in found} == expected | dict.fromkeys(POISON[:2], (None, None))
 
 
 def test_a_refused_statement_tells_its_cause(bench: Bench) -> None:
