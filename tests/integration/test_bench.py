@@ -72,7 +72,8 @@ def test_p01_carries_every_event_to_the_lake(rtlake: Callable[..., str], tmp_pat
     assert record.processes["flink-taskmanager"].needed and record.processes["flink-taskmanager"].peak_mb > 100
     measures = record.measures
     assert measures["checkpoints"] and measures["flink_records_sent"]
-    assert measures["late_rows"] == 0  # made-up trips come in the order of their time
+    # Made-up trips come in the order of their time; only one that is sent again can be behind the watermark.
+    assert isinstance(late := measures["late_rows"], int) and 0 <= late <= record.source.repeated == 20
     # Each table is one file of one writer, and nothing is left of what replaced rows.
     assert measures["bronze_data_files_after"] == measures["silver_data_files_after"] == 1
     assert measures["silver_delete_files_after"] == 0
