@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from airflow_provider_rtlake.exceptions import UserError
@@ -361,7 +362,15 @@ class Table:
     def _upload(self, partition: str, rows: pa.Table, kind: str, traffic: Traffic) -> tuple[str, str, int]:
         name = f"{uuid.uuid4()}-{kind}.parquet"
         local = str(Path(tempfile.gettempdir()) / name)
-        pq.write_table(rows, local, compression="zstd", row_group_size=ROW_GROUP, store_schema=False)
+        pq.write_table(
+            rows,
+            local,
+            compression="zstd",
+            row_group_size=ROW_GROUP,
+            store_schema=False,
+            use_dictionary=_repeating(rows) or False,
+            store_decimal_as_integer=True,  # as Iceberg's specification has it, and quicker to decode
+        )
         size = Path(local).stat().st_size
         location = self.java.locationProvider().newDataLocation(f"{partition}/{name}" if partition else name)
         stream = self.java.io().newOutputFile(location).create()
@@ -409,6 +418,19 @@ class Table:
             update = update.set(key, value)
         update.commit()  # which reads the table again itself
         return int(self.java.currentSnapshot().snapshotId())
+
+
+def _repeating(rows: pa.Table) -> list[str]:
+    """Columns with few distinct values. A dictionary of the others would cost room and time, to write and to read."""
+    sample = rows.slice(0, ROW_GROUP)
+    found = []
+    for name, column in zip(sample.column_names, sample.columns, strict=True):
+        kind = column.type
+        if pa.types.is_dictionary(kind) or (
+            not pa.types.is_nested(kind) and 2 * pc.count_distinct(column).as_py() <= len(column)
+        ):
+            found.append(name)
+    return found
 
 
 def _in_parallel(work: Callable[[Any], T], items: Iterable[Any]) -> list[T]:

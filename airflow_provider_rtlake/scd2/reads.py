@@ -2,18 +2,17 @@
 
 A Spark scan costs a second before its first row, and hands rows over one batch of a task at a time. A merge reads a few
 files of which it wants a few columns: Arrow does that in tens of milliseconds. Columns are found by Iceberg's field
-ids, row groups by the statistics of the key hash, and rows named by position deletes are left out.
+ids, row groups by the statistics of the key hash, and rows named by position deletes are left out. What the footer
+(:mod:`.footer`) tells already is not read.
 """
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -22,39 +21,15 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from airflow_provider_rtlake.exceptions import TerminalError, UserError
+from airflow_provider_rtlake.scd2.footer import FIELD_ID, Footer, Memory
 
 _THREADS = 4  # readers wait for the object store most of the time
 _GROUPS_AT_ONCE = 32  # row groups decoded together: bounds the memory of a large read
 _REMEMBERED = 512  # footers and delete files: both never change
-_FIELD_ID = b"PARQUET:field_id"
-K = TypeVar("K")
-V = TypeVar("V")
 
 
-class _Memory(Generic[K, V]):
-    """The newest so many answers of a function."""
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._known: OrderedDict[K, V] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def get(self, key: K, make: Callable[[], V]) -> V:
-        """The answer for a key, made where it is not known."""
-        with self._lock:
-            if key in self._known:
-                self._known.move_to_end(key)
-                return self._known[key]
-        made = make()
-        with self._lock:
-            self._known[key] = made
-            while len(self._known) > self._size:
-                self._known.popitem(last=False)
-        return made
-
-
-_FOOTERS: _Memory[str, Any] = _Memory(_REMEMBERED)
-_DELETES: _Memory[str, dict[str, np.ndarray[Any, Any]]] = _Memory(_REMEMBERED)
+_FOOTERS: Memory[str, Footer] = Memory(_REMEMBERED)
+_DELETES: Memory[str, dict[str, np.ndarray[Any, Any]]] = Memory(_REMEMBERED)
 
 
 @lru_cache(maxsize=8)
@@ -117,12 +92,12 @@ class DataTask:
     partition: str = ""
 
 
-def footer(store: ObjectStore, path: str) -> Any:
+def footer(store: ObjectStore, path: str) -> Footer:
     """A file's metadata."""
 
-    def read() -> Any:
+    def read() -> Footer:
         with store.open(path) as source:
-            return pq.read_metadata(source)
+            return Footer(pq.read_metadata(source))
 
     return _FOOTERS.get(path, read)
 
@@ -225,7 +200,7 @@ def _stretches(
         if not groups:
             continue
         deletes |= set(task.deletes)
-        sizes = [footer(store, task.path).row_group(group).num_rows for group in groups]
+        sizes = [footer(store, task.path).rows(group) for group in groups]
         if traffic is not None:
             traffic.read(1, task.size, sum(sizes))
         for start in range(0, len(groups), at_once):
@@ -242,13 +217,12 @@ def _read_at_once(store: ObjectStore, stretches: Sequence[_Stretch], wanted: Wan
         return list(pool.map(lambda one: _piece(store, one.task, one.groups, wanted), stretches))
 
 
-def _names(metadata: Any, wanted: Mapping[str, int]) -> dict[str, str]:
+def _names(schema: pa.Schema, wanted: Mapping[str, int]) -> dict[str, str]:
     """Name in the result → name in the file, for the columns that the file has."""
-    schema = metadata.schema.to_arrow_schema()
     by_id = {
-        int(column.metadata[_FIELD_ID]): column.name
+        int(column.metadata[FIELD_ID]): column.name
         for column in schema
-        if column.metadata is not None and _FIELD_ID in column.metadata
+        if column.metadata is not None and FIELD_ID in column.metadata
     }
     if not by_id:
         return {name: name for name in wanted if name in schema.names}
@@ -256,54 +230,64 @@ def _names(metadata: Any, wanted: Mapping[str, int]) -> dict[str, str]:
 
 
 def _groups(store: ObjectStore, task: DataTask, wanted: Wanted) -> list[int]:
-    metadata = footer(store, task.path)
-    every = list(range(metadata.num_row_groups))
+    found = footer(store, task.path)
+    every = list(range(found.metadata.num_row_groups))
     if wanted.key is None or (wanted.hashes is None and wanted.between is None):
         return every
-    name = _names(metadata, {wanted.key: wanted.fields[wanted.key]}).get(wanted.key)
-    if name is None or not every:
-        return every
-    column = next(
-        index for index in range(metadata.num_columns) if metadata.row_group(0).column(index).path_in_schema == name
-    )
-    bounds = [metadata.row_group(group).column(column).statistics for group in every]
-    if any(found is None or not found.has_min_max for found in bounds):
+    name = _names(found.schema, {wanted.key: wanted.fields[wanted.key]}).get(wanted.key)
+    bounds = None if name is None else found.bounds(name)
+    if bounds is None:
         return every
     if wanted.hashes is None:
         least, greatest = wanted.between or (-(2**63), 2**63 - 1)
-        return [group for group in every if bounds[group].max >= least and bounds[group].min <= greatest]
-    first = np.searchsorted(wanted.hashes, np.array([found.min for found in bounds], np.int64), "left")
-    last = np.searchsorted(wanted.hashes, np.array([found.max for found in bounds], np.int64), "right")
+        return [group for group in every if bounds[1][group] >= least and bounds[0][group] <= greatest]
+    first = np.searchsorted(wanted.hashes, bounds[0], "left")
+    last = np.searchsorted(wanted.hashes, bounds[1], "right")
     return [group for group in every if first[group] < last[group]]
 
 
 def _piece(store: ObjectStore, task: DataTask, groups: list[int], wanted: Wanted) -> pa.Table:
-    metadata = footer(store, task.path)
-    names = _names(metadata, wanted.fields)
+    found = footer(store, task.path)
+    names = _names(found.schema, wanted.fields)
+    asked = {names[name] for name in wanted.dictionaries if name in names}
+    repeating = found.repeating(groups[0])
+    constant = found.constants(groups) - {names.get(wanted.key or "", "")}
+    # One at least is read: it tells how many rows there are.
+    read = [own for own in names.values() if own not in constant] or list(names.values())[:1]
     with store.open(task.path) as source:
-        file = pq.ParquetFile(
-            source,
-            metadata=metadata,
-            pre_buffer=True,
-            read_dictionary=[names[name] for name in wanted.dictionaries if name in names],
-        )
-        rows = file.read_row_groups(groups, columns=list(names.values()), use_threads=False)
+        file = pq.ParquetFile(source, metadata=found.metadata, pre_buffer=True, read_dictionary=[*(asked | repeating)])
+        rows = file.read_row_groups(groups, columns=read, use_threads=False)
     back = {own: name for name, own in names.items()}
     rows = rows.rename_columns([back[name] for name in rows.column_names])
-    positions = _positions(metadata, groups)
+    positions = found.positions(groups)
     keep = _kept(store, task, rows, positions, wanted)
     if keep is not None:
         rows, positions = rows.take(pa.array(keep)), positions[keep]
+    rows = _completed(rows, names, found, groups, repeating - asked)
     if wanted.places:
         same = pa.DictionaryArray.from_arrays(pa.array(np.zeros(len(positions), np.int32)), pa.array([task.path]))
         rows = rows.append_column("_file", same).append_column("_pos", pa.array(positions))
     return rows
 
 
-def _positions(metadata: Any, groups: Sequence[int]) -> np.ndarray[Any, Any]:
-    sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
-    starts = np.concatenate([[0], np.cumsum(sizes)])
-    return np.concatenate([np.arange(starts[group], starts[group + 1], dtype=np.int64) for group in groups])
+def _completed(
+    rows: pa.Table, names: Mapping[str, str], found: Footer, groups: Sequence[int], plain: set[str]
+) -> pa.Table:
+    """Rows with the columns that were not read, and with plain texts.
+
+    :param names: name in the result → name in the file.
+    :param groups: whose rows they are.
+    :param plain: columns of the file whose texts are wanted plain, however they were read.
+    """
+    columns = {}
+    for name, own in names.items():
+        if name not in rows.column_names:
+            columns[name] = found.constant(own, groups, rows.num_rows)
+        elif own in plain and pa.types.is_dictionary(rows[name].type):
+            columns[name] = rows[name].cast(rows[name].type.value_type)
+        else:
+            columns[name] = rows[name]
+    return pa.table(columns)
 
 
 def _kept(

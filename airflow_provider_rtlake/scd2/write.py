@@ -46,7 +46,7 @@ from airflow_provider_rtlake.scd2.tables import (
 )
 from airflow_provider_rtlake.scd2.writing import check_alone, check_anew, unread_table
 
-_KEYS_PER_BUCKET = 500_000
+_KEYS_PER_BUCKET = 2_000_000
 _MANIFESTS = "8"  # of which Iceberg makes one: each merge reads those that are there
 
 

@@ -30,6 +30,7 @@ SIDES = ("warm", "cold", "straightforward", "pyiceberg", "dbt", "dbt_spark")
 _NAMESPACE = "bench_scd2"
 _COMMIT_ROWS = 100_000  # rows of one commit of bronze
 _EDGE = 5  # batches at each end that tell whether merges stay as quick
+_FOREVER = 1e9  # seconds
 _MANY = 500_000  # changes from which the aims for a million count
 Tell = Callable[[str], None]
 
@@ -188,6 +189,8 @@ class Bench:
             base=f"{name}_{side}",
             bronze=f"{name}_bronze",
             collection=COLLECTION,
+            # The workload's messages came long ago; a large first snapshot must be waited for all the same.
+            patience_seconds=_FOREVER,
         )
 
     def run(self) -> Found:
@@ -255,9 +258,11 @@ class Bench:
         first = _written(folder / "bronze.parquet", orders.snapshot())
         ours.ask("create", request=request.model_dump(mode="json"), path=first)
         ours.ask("merge")
-        for _ in range(wish.runs):
+        for number in range(wish.runs + 1):
             ours.ask("load", path=_file(folder / "bronze.parquet", orders.change(wish.changes)[0]))
-            self.found.slope.append(ours.ask("merge")["wall"])
+            wall = ours.ask("merge")["wall"]
+            if number:  # the first batch is not measured, as on the other table: it tidies what the snapshot left
+                self.found.slope.append(wall)
 
     def _sides(self) -> list[_Side]:
         made = []
