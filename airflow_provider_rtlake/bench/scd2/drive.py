@@ -108,11 +108,9 @@ class Found:
             "r2": (">=", 5.0 if many else 1.5),
             "flat": ("<=", 1.25),
             "slope": ("<=", 0.2),
-            "r3": (">=", 1.5),
-            "r3_spark": (">=", 5.0),
         }
         if not many:
-            aims |= {"r1_warm": (">=", 10.0)}
+            aims |= {"r1_warm": (">=", 10.0), "r3": (">=", 1.5), "r3_spark": (">=", 5.0)}
         found = {}
         for name, value in self.ratios().items():
             if value is None or name not in aims:
