@@ -368,7 +368,7 @@ class Table:
             compression="zstd",
             row_group_size=ROW_GROUP,
             store_schema=False,
-            use_dictionary=_repeating(rows) or False,
+            use_dictionary=repeating(rows) or False,
             store_decimal_as_integer=True,  # as Iceberg's specification has it, and quicker to decode
         )
         size = Path(local).stat().st_size
@@ -420,7 +420,7 @@ class Table:
         return int(self.java.currentSnapshot().snapshotId())
 
 
-def _repeating(rows: pa.Table) -> list[str]:
+def repeating(rows: pa.Table) -> list[str]:
     """Columns with few distinct values. A dictionary of the others would cost room and time, to write and to read."""
     sample = rows.slice(0, ROW_GROUP)
     found = []

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airflow_provider_rtlake.scd2.footer import Footer
+from airflow_provider_rtlake.scd2.lake import repeating
 from airflow_provider_rtlake.scd2.reads import DataTask, ObjectStore, Wanted, read_files
 
 STORE = ObjectStore({})
@@ -112,3 +113,24 @@ def test_columns_that_are_constant_all_together_keep_their_rows(tmp_path: Path) 
     task = written(tmp_path / "file.parquet", rows)
     (found,) = read_files(STORE, [task], Wanted(ids(rows)))
     assert same(found, rows)
+
+
+def test_repeated_texts_of_several_row_groups_are_told_apart(tmp_path: Path) -> None:
+    """Each row group has a dictionary of its own, in which one number stands for another text."""
+    size = 2000
+    texts = [f"{'even' if row % 2 else 'odd'} of group {row // size}" for row in range(3 * size)]
+    rows = pa.table({"key": pa.array(range(3 * size), pa.int64()), "text": texts})
+    task = written(tmp_path / "file.parquet", rows, row_group_size=size)
+    assert Footer(pq.read_metadata(task.path)).repeating(0) == {"text"}
+    (found,) = read_files(STORE, [task], Wanted(ids(rows)))
+    assert same(found, rows)
+    hashes = np.arange(3, 3 * size, 7)
+    (some,) = read_files(STORE, [task], Wanted(ids(rows), "key", hashes))
+    assert same(some, rows.take(pa.array(hashes)))
+
+
+@pytest.mark.parametrize("kind", [kind for kind, _ in KINDS.values()], ids=list(KINDS))
+def test_whether_values_repeat_is_told_of_every_type(kind: pa.DataType) -> None:
+    rows = pa.table({"value": pa.array([KINDS[name][1][0] for name in KINDS if KINDS[name][0] == kind] * 4, kind)})
+    assert repeating(rows) == ["value"]
+    assert repeating(rows.slice(0, 1)) == []
