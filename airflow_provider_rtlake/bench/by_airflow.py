@@ -8,7 +8,7 @@ from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
-from airflow_provider_rtlake.bench import drive, record
+from airflow_provider_rtlake.bench import drive, machine, record
 from airflow_provider_rtlake.bench.catalog import Pipeline
 from airflow_provider_rtlake.bench.services import make_ready, needed_stack
 from airflow_provider_rtlake.demo.airflow import Airflow
@@ -40,6 +40,7 @@ def run(pipeline: Pipeline, wish: drive.Wish, results: Path, told: Callable[[str
     try:
         airflow.wait_for_dag(pipeline.dag_id)
         airflow.unpause(pipeline.dag_id)
+        before = machine.settled(told)
         name = airflow.trigger(pipeline.dag_id, conf)
         failure: CheckFailed | None = None
         try:
@@ -52,6 +53,7 @@ def run(pipeline: Pipeline, wish: drive.Wish, results: Path, told: Callable[[str
     finally:
         airflow.close()
     path, found = _record(stack.home / "var" / "bench", f"{pipeline.dag_id}/{name}", failure)
+    found.machine = machine.judged(found.machine, cpu_before=before)
     wall = _seconds(timed.get("queued_at") or timed["start_date"], timed["end_date"])
     stages = sum(stage.seconds for stage in found.stages)
     found.measures["dag_seconds"] = round(wall, 3)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from airflow_provider_rtlake.bench import services, stages
+from airflow_provider_rtlake.bench import machine, services, stages
 from airflow_provider_rtlake.bench import source as sources
 from airflow_provider_rtlake.bench.catalog import Pipeline
 from airflow_provider_rtlake.bench.record import Record
@@ -96,6 +96,8 @@ def begin(
         orchestrator_run=orchestrator_run,
         exclusive=wish.exclusive,
         cold=wish.cold,
+        # A DAG's own start is at work meanwhile.
+        cpu_before=None if orchestrator_run else machine.settled(told),
     )
     run.keep_events(events)
     return run

@@ -24,8 +24,10 @@ class Machine(_Part):
     """The machine, and how busy it was with other work.
 
     :param load_before: load average of the last minute, before the run.
+    :param cpu_before: share of the machine's CPU time that was in use for some seconds before the run, 0 to 1; None
+        where it was not waited for.
     :param cpu_of_others: share of the machine's CPU time that went to processes outside the stack, 0 to 1.
-    :param quiet: whether both were low enough for a figure to be quoted.
+    :param quiet: whether they were low enough for a figure to be quoted.
     """
 
     cpu: str
@@ -33,6 +35,7 @@ class Machine(_Part):
     memory_mb: int
     system: str
     load_before: float
+    cpu_before: float | None = None
     cpu_of_others: float | None = None
     quiet: bool = True
 

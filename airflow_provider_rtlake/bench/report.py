@@ -210,9 +210,9 @@ def _conditions(found: Sequence[tuple[Path, Record]]) -> list[str]:
     busy = sum(not record.machine.quiet for _, record in found)
     lines = [f"Machine: {machine}." for machine in machines]
     lines.append(
-        f"{len(found)} runs, of which {busy} on a machine that had other work (load before above half its cores, or "
-        "more than a tenth of its CPU time taken by others): their figures show the order of magnitude, not the best "
-        "that the stack can do."
+        f"{len(found)} runs, of which {busy} on a machine that had other work (more than a quarter of its CPU time "
+        "in use before, or more than a tenth taken by others meanwhile): their figures show the order of magnitude, "
+        "not the best that the stack can do."
     )
     lines.append("Median (lowest-highest) of the successful runs. A difference inside the spread is a tie.")
     return lines

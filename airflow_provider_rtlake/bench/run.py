@@ -100,6 +100,7 @@ class Run:
         orchestrator_run: str | None = None,
         exclusive: bool = False,
         cold: bool = False,
+        cpu_before: float | None = None,
     ) -> Run:
         """Make the folder of a new run.
 
@@ -109,6 +110,7 @@ class Run:
         :param orchestrator_run: its own id of the run.
         :param exclusive: services that are not needed were stopped.
         :param cold: services that are needed were started for this run.
+        :param cpu_before: as of :func:`.machine.settled`, where it was waited for.
         """
         now = datetime.now(timezone.utc)
         run_id = f"{pipeline.id}-{now:%Y%m%dT%H%M%S.%f}"[:-3]
@@ -123,7 +125,7 @@ class Run:
             orchestrator_run=orchestrator_run,
             start="no services" if not pipeline.needs else "cold" if cold else "warm",
             exclusive=exclusive,
-            machine=machines.describe(),
+            machine=machines.describe(cpu_before),
         )
         (folder / _START).write_text(start.model_dump_json(indent=1))
         return cls(folder, pipeline)
@@ -238,7 +240,7 @@ class Run:
             start=start.start,
             exclusive=start.exclusive,
             versions=versions(),
-            machine=machines.judged(start.machine, _others(outcomes)),
+            machine=machines.judged(start.machine, cpu_of_others=_others(outcomes)),
             source=events.source,
             stages=[one.stage for one in outcomes],
             hops=[hop for one in outcomes for hop in one.hops],

@@ -30,6 +30,7 @@ from airflow_provider_rtlake.exceptions import (
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0  # seconds between two polls: doubles from the first to the longest
 # What a JobManager answers with status 500 while it or its jobs come back after a fault
 _COMING_BACK = ("UnavailableDispatcherOperationException", "RecipientUnreachableException", "FencingTokenException")
+_NO_CHECKPOINTS = "Checkpointing has not been enabled"
 _CAUSE = re.compile(r"^(?:Caused by: |\[?CIRCULAR REFERENCE:\s*)?([\w.$]+(?:Exception|Error|Throwable)\b.*)$")
 
 
@@ -258,11 +259,16 @@ class FlinkClient:
         return (root_cause(trace), mask_secrets(trace)) if trace else None
 
     def checkpoints(self, job_id: str) -> Checkpoints:
-        """The job's checkpoints.
+        """The job's checkpoints; none for a job that makes none, as in batch mode.
 
         :raises JobNotFound: there is no such job.
         """
-        answer = self._job_get(job_id, "/checkpoints")
+        try:
+            answer = self._job_get(job_id, "/checkpoints")
+        except JobNotFound as error:
+            if _NO_CHECKPOINTS not in error.body:
+                raise
+            answer = {}
         counts, latest = answer.get("counts") or {}, (answer.get("latest") or {}).get("completed") or {}
         return Checkpoints(
             completed=counts.get("completed", 0),

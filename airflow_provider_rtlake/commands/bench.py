@@ -127,10 +127,10 @@ def generator(
     from airflow_provider_rtlake.bench import generator as events_generator
     from airflow_provider_rtlake.bench import source as sources
     from airflow_provider_rtlake.bench.drive import results_folder
-    from airflow_provider_rtlake.bench.machine import describe
+    from airflow_provider_rtlake.bench.machine import describe, settled
     from airflow_provider_rtlake.kit.stack import Stack
 
-    machine = describe()
+    machine = describe(settled(Console(stderr=True, highlight=False).print))
     given = sources.prepare(results_folder() / "events", events=events, source=source, synthetic=synthetic)
     config = {"bootstrap.servers": Stack.load().kafka_bootstrap}
     found = events_generator.compare(config, given.path, topic="taxi.bench_generator", runs=runs)
@@ -142,6 +142,7 @@ def generator(
         "median": medians,
         "ratio": round(medians["generator"] / medians["row_by_row"], 2),
         "load_before": machine.load_before,
+        "cpu_before": machine.cpu_before,
         "quiet": machine.quiet,
     }
     if as_json:
@@ -149,7 +150,7 @@ def generator(
         return
     for name, values in found.items():
         typer.echo(f"{name}: median {medians[name]:,.0f} events/s ({min(values):,.0f} to {max(values):,.0f})")
-    typer.echo(f"ratio {answer['ratio']}; load before {machine.load_before}")
+    typer.echo(f"ratio {answer['ratio']}; {'quiet' if machine.quiet else 'busy'} machine")
 
 
 @app.command("manifest")

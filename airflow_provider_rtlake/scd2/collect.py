@@ -14,7 +14,15 @@ from airflow_provider_rtlake.scd2.bronze import Range, ranges, read_notification
 from airflow_provider_rtlake.scd2.change import ChangeReader, Shape, Unread
 from airflow_provider_rtlake.scd2.checkpoint import Checkpoint
 from airflow_provider_rtlake.scd2.columns import read_rows
-from airflow_provider_rtlake.scd2.cut import Decision, Patience, Situation, TransactionEnd, decide, read_ends
+from airflow_provider_rtlake.scd2.cut import (
+    Decision,
+    Patience,
+    Situation,
+    TransactionEnd,
+    decide,
+    read_ends,
+    shown_until,
+)
 from airflow_provider_rtlake.scd2.fold import Mark
 from airflow_provider_rtlake.scd2.lake import Table, Traffic
 from airflow_provider_rtlake.scd2.request import MergeRequest
@@ -35,6 +43,7 @@ class Told:
     :param ends: of transactions; None where it tells none.
     :param transactions: snapshot up to which markers were read.
     :param streaming_at: arrival of the newest marker, microseconds.
+    :param appended: when markers were appended last, microseconds; None where nothing tells.
     :param snapshot_ends: of snapshots; None where it tells none.
     :param notifications: snapshot up to which notifications were read.
     """
@@ -42,6 +51,7 @@ class Told:
     ends: list[TransactionEnd] | None = None
     transactions: int | None = None
     streaming_at: int = 0
+    appended: int | None = None
     snapshot_ends: list[SnapshotEnd] | None = None
     notifications: int | None = None
 
@@ -148,7 +158,9 @@ class Collector:
             if taken < len(parts) and looked and len(arrival) < 2 * looked:
                 continue
             looked = len(arrival)
-            made = self._cut(arrival, checkpoint, told)
+            # What was not read yet may be the rest of what waits: no time has passed since.
+            appended = _now() if taken < len(parts) else bronze.appended_at()
+            made = self._cut(arrival, checkpoint, told, appended)
             made.left, made.seen, made.unread = len(parts) - taken, seen, unread
             if made.ready.any() or made.marks or taken >= len(parts):
                 waiting = arrival.rows.part[~made.ready]
@@ -177,14 +189,16 @@ class Collector:
                     batch = batch.only(~late(batch, published.position))
                 arrival.add(batch)
 
-    def _cut(self, arrival: Arrival, checkpoint: Checkpoint, told: Told) -> Ready:
+    def _cut(self, arrival: Arrival, checkpoint: Checkpoint, told: Told, appended: int | None) -> Ready:
+        """:param appended: when the newest of the rows came to bronze, microseconds; None where nothing tells."""
         request = self._request
         with self._steps.timed("cut"):
-            rows = arrival.rows
+            rows, now = arrival.rows, _now()
+            newest = int(rows.arrived.max(initial=0))
             is_late = late(rows, checkpoint.position)
             summed, number = groups(rows, ~is_late)
             patience = Patience(
-                now=int(time.time() * 1e6),
+                now=min(shown_until(newest, appended, now), shown_until(told.streaming_at, told.appended, now)),
                 limit=int(request.patience_seconds * 1e6),
                 snapshot_limit=int(request.snapshot_patience_seconds * 1e6),
             )
@@ -208,7 +222,7 @@ class Collector:
         request, told = self._request, Told(streaming_at=checkpoint.streaming_at)
         if markers is not None:
             told.ends = list(checkpoint.ends)
-            told.transactions = markers.snapshot_id
+            told.transactions, told.appended = markers.snapshot_id, markers.appended_at()
             for part in ranges(markers, checkpoint.transactions_snapshot, 10**12):
                 rows, arrived = read_transactions(markers, part, request.collection, self._traffic)
                 told.ends += read_ends(rows, request.collection)
@@ -220,6 +234,10 @@ class Collector:
                 found = read_notifications(notices, part, self._traffic)
                 told.snapshot_ends += read_snapshot_ends(found, request.collection)
         return told
+
+
+def _now() -> int:
+    return int(time.time() * 1e6)
 
 
 def check_epoch(checkpoint: Checkpoint, made: Ready, table: str) -> None:

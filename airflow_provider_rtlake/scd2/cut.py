@@ -90,7 +90,8 @@ class Cut:
 class Patience:
     """How long an incomplete transaction or snapshot holds back what follows it.
 
-    :param now: microseconds UTC.
+    :param now: up to which arrival in Kafka bronze shows everything (:func:`shown_until`), microseconds UTC: while
+        bronze is behind, nobody can tell whether the rest has come.
     :param limit: microseconds since its newest message arrived in Kafka.
     :param snapshot_limit: the same for a snapshot whose end nothing tells.
     """
@@ -106,6 +107,21 @@ class Patience:
     def spent_on_snapshot(self, kafka_ts: int) -> bool:
         """Whether a snapshot has waited long enough."""
         return self.now - kafka_ts > self.snapshot_limit
+
+
+def shown_until(newest: int, appended: int | None, now: int) -> int:
+    """Up to which arrival in Kafka a table of bronze shows everything, as far as can be told.
+
+    Its newest row tells, and the time that has passed since its lane brought it: a lane that has caught up and then
+    brings nothing has nothing to bring.
+
+    :param newest: arrival in Kafka of the newest row, microseconds UTC; 0 for no row.
+    :param appended: when rows were appended last, microseconds UTC; None where nothing tells.
+    :param now: microseconds UTC.
+    """
+    if not newest or appended is None:
+        return now
+    return min(now, newest + max(0, now - appended))
 
 
 @dataclass(slots=True)

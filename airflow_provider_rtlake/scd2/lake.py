@@ -274,6 +274,17 @@ class Table:
             snapshot = None if parent is None else self.java.snapshot(parent)
         return found[::-1]
 
+    def appended_at(self) -> int | None:
+        """When rows were appended last, microseconds UTC; None where no snapshot tells."""
+        snapshot = self.java.currentSnapshot()
+        while snapshot is not None:
+            # Flink commits now and then without a row, compaction replaces rows.
+            if str(snapshot.operation()) == "append" and int(snapshot.summary().get("added-records") or 0):
+                return int(snapshot.timestampMillis()) * 1000
+            parent = snapshot.parentId()
+            snapshot = None if parent is None else self.java.snapshot(parent)
+        return None
+
     def tasks(
         self,
         *,

@@ -477,6 +477,25 @@ def test_property_19_snapshot_and_stream_meet_and_a_lost_slot_is_made_good(lake_
     assert [row.scd2_closed_by for row in found[key(2)]] == ["snapshot"]
 
 
+def test_property_19_a_snapshot_is_waited_for_while_bronze_is_behind_kafka(lake_table: MAKE) -> None:
+    source = Source()
+    empty = {"b": None, "big": None, "note": None, "c": 0}
+    source.rows = {number: {"id": number, "a": "read", **empty} for number in range(1, 5)}
+    for settings in ({}, {"max_rows": 1}):
+        # Its messages are from 1970: a lane that catches up brings them now.
+        table = lake_table(patience_seconds=300, snapshot_patience_seconds=20, **settings)
+        rows = source.snapshot(100, lsn=100)
+        table.arrive(rows[:1])
+        table.arrive(rows[1:2])
+        assert not table.merge().changed
+        table.arrive(rows[2:3])
+        table.arrive(rows[3:])
+        made = table.merge()
+        assert made.changed
+        assert made.statistics.get("unfinished_snapshots", 0) == 0
+        assert set(table.versions()) == {key(number) for number in range(1, 5)}
+
+
 def test_property_20_of_two_writers_at_once_one_fails_clearly(lake_table: MAKE) -> None:
     source, table = Source(), lake_table()
     table.arrive(source.begin(10).insert(1, a="x").commit())

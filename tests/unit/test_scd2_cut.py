@@ -7,7 +7,7 @@ import json
 import pytest
 
 from airflow_provider_rtlake.scd2.change import ChangeReader, RawChange, UnreadableChange
-from airflow_provider_rtlake.scd2.cut import Cut, Patience, Situation, TransactionEnd, cut, read_ends
+from airflow_provider_rtlake.scd2.cut import Cut, Patience, Situation, TransactionEnd, cut, read_ends, shown_until
 from airflow_provider_rtlake.scd2.position import Position, epoch_number, of_source
 from tests.scd2_memory import FOREVER
 from tests.scd2_source import COLLECTION, Source
@@ -61,6 +61,21 @@ def test_a_transaction_that_never_becomes_whole_is_published_when_patience_is_sp
     assert made([one], ends, Patience(now=50, limit=100, snapshot_limit=100)).ready == []
     found = made([one], ends, Patience(now=500, limit=100, snapshot_limit=100))
     assert (len(found.ready), found.forced) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("newest", "appended", "shown"),
+    [
+        (900, 910, 990),  # it has caught up, and brings nothing for a while
+        (300, 1000, 300),  # it is behind
+        (300, 950, 350),
+        (995, 990, 1000),  # two clocks differ
+        (300, None, 1000),
+        (0, 950, 1000),
+    ],
+)
+def test_time_passes_for_what_waits_only_as_far_as_bronze_shows(newest: int, appended: int | None, shown: int) -> None:
+    assert shown_until(newest, appended, now=1000) == shown
 
 
 def test_a_redelivered_end_of_a_published_transaction_holds_back_nothing() -> None:

@@ -30,7 +30,6 @@ SIDES = ("warm", "cold", "straightforward", "pyiceberg", "dbt", "dbt_spark")
 _NAMESPACE = "bench_scd2"
 _COMMIT_ROWS = 100_000  # rows of one commit of bronze
 _EDGE = 5  # batches at each end that tell whether merges stay as quick
-_FOREVER = 1e9  # seconds
 _MANY = 500_000  # changes from which the aims for a million count
 Tell = Callable[[str], None]
 
@@ -187,8 +186,6 @@ class Bench:
             base=f"{name}_{side}",
             bronze=f"{name}_bronze",
             collection=COLLECTION,
-            # The workload's messages came long ago; a large first snapshot must be waited for all the same.
-            patience_seconds=_FOREVER,
         )
 
     def run(self) -> Found:
