@@ -22,6 +22,7 @@ _PROPERTIES = {
     "flink.max-continuous-empty-commits": "2147483647",
 }
 CHECKPOINT_MS = 1000
+_CHECKPOINT_ON_DISK_MS = 10_000  # each one flushes what is in memory, and makes files and a commit of each table
 HEAP_EVENTS = 500_000  # events whose state the task manager's heap (640 MB) is sure to hold
 _ON_DISK = {
     "state.backend.type": "rocksdb",
@@ -221,8 +222,9 @@ def properties(settings: LaneSettings, mode: str, events: int = 0) -> dict[str, 
     # A job that fails must end: a run in which it restarted would be void anyway.
     no_restart = {"restart-strategy.type": "none"}
     if mode == "streaming":
-        state = _ON_DISK if events > HEAP_EVENTS else {}
-        return settings.streaming_properties(CHECKPOINT_MS, "EXACTLY_ONCE") | no_restart | state
+        large = events > HEAP_EVENTS
+        interval = _CHECKPOINT_ON_DISK_MS if large else CHECKPOINT_MS
+        return settings.streaming_properties(interval, "EXACTLY_ONCE") | no_restart | (_ON_DISK if large else {})
     return {
         "execution.runtime-mode": "batch",
         "parallelism.default": str(settings.parallelism),

@@ -62,7 +62,6 @@ def realtime_job(
     check_servable(stream, schema)
     columns = realtime_columns(schema, declared)
     images = realtime_columns(schema, image_types(declared_history))
-    group = f"rtlake.{stream.realtime_job}"
     inserts = [_current_insert(columns), _history_insert(images)]
     setup = [_current_ddl(stream, columns, settings), _history_ddl(stream, images, settings)]
     missing = _placeholder_condition(columns)
@@ -77,7 +76,7 @@ def realtime_job(
             columns=_source_columns(columns),
             options={
                 **settings.kafka_options(stream.topic),
-                "properties.group.id": group,
+                "properties.group.id": stream.realtime_group,
                 "scan.topic-partition-discovery.interval": "1 min",
                 "key.format": "raw",
                 "key.fields": "message_key",

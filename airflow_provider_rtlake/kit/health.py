@@ -169,6 +169,13 @@ def _ready(name: str) -> Callable[[Stack], str]:
     return check
 
 
+def _superset(stack: Stack) -> str:
+    answer = str(_get(f"{stack.service('superset').url}/health")).strip()
+    if answer != "OK":
+        raise _Unwell(answer[:100])
+    return answer
+
+
 def _exporter(name: str, metric: str) -> Callable[[Stack], str]:
     def check(stack: Stack) -> str:
         lines = str(_get(f"{stack.service(name).url}/metrics")).splitlines()
@@ -200,6 +207,7 @@ CHECKS: Mapping[str, Callable[[Stack], str]] = {
     "node-exporter": _exporter("node-exporter", "node_load1"),
     "postgres-exporter": _exporter("postgres-exporter", "pg_up"),
     "rtlake-exporter": _exporter("rtlake-exporter", "rtlake_probe_up"),
+    "superset": _superset,
 }
 
 

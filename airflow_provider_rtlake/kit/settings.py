@@ -23,6 +23,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
 
 # Roles that come and go together, with the variable rtlake_monitoring and not with the list of components.
 MONITORING = ("prometheus", "alertmanager", "exporters")
+SWITCHED = (*MONITORING, "superset")  # by a variable of the inventory, not by the list of components
 WATCH = "monitoring"  # what they are called together, on the command line and as a tag
 
 

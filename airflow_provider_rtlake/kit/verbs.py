@@ -123,18 +123,18 @@ def _installed(home: Path) -> Stack | None:
 def _retire(stack: Stack, variables: dict[str, Any]) -> None:
     """Stop what is not wanted any more."""
     wanted = variables.get(_COMPONENTS) or settings.all_components(project())
-    # Of monitoring only the playbook knows: an inventory may switch it.
-    kept = (*settings.folders(wanted), *settings.MONITORING)
+    # Of these only the playbook knows: an inventory may switch them.
+    kept = (*settings.folders(wanted), *settings.SWITCHED)
     _stop_for_good(stack, [n for n, s in stack.services.items() if s.component not in kept])
 
 
 def unwatched(previous: Stack, stack: Stack) -> list[str]:
-    """Services of monitoring that the playbook left out this time.
+    """Services of monitoring, or Superset, that the playbook left out this time.
 
     :param previous: what was installed.
     :param stack: what is installed now.
     """
-    watching = [n for n, s in previous.services.items() if s.component in settings.MONITORING]
+    watching = [n for n, s in previous.services.items() if s.component in settings.SWITCHED]
     return [n for n in watching if n not in stack.services]
 
 

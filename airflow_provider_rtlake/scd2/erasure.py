@@ -17,6 +17,7 @@ from psycopg import sql
 from airflow_provider_rtlake.clients.flink import pauses
 from airflow_provider_rtlake.clients.kafka import KafkaClient
 from airflow_provider_rtlake.exceptions import UserError
+from airflow_provider_rtlake.lanes.topics import committed
 from airflow_provider_rtlake.scd2.change import canonical_key
 from airflow_provider_rtlake.scd2.erase import EraseRequest
 from airflow_provider_rtlake.scd2.needles import Needles
@@ -27,6 +28,7 @@ from airflow_provider_rtlake.streams.model import Stream
 APPLICATION = str(Path(__file__).parent / "entry" / "erase.py")
 _TAIL = 4000
 _CONFIRMED_WITHIN = 60.0  # seconds
+_READ_WITHIN = 60.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,10 @@ def erase_everywhere(places: Places, keys: Sequence[str], merge: MergeRequest | 
     for topic, offsets in report["offsets"].items():
         # Bronze has no tombstones, but they have the key: that of a row's delete comes right behind it.
         behind = {int(one): places.kafka.behind_tombstones(topic, int(one), offset) for one, offset in offsets.items()}
+        late = await_realtime(places, topic, behind)
+        if late:
+            report["remains"]["real-time lane"] = late
+            behind = {}
         places.kafka.delete_records(topic, behind)
         report["offsets"][topic] = {str(one): offset for one, offset in behind.items()}
     needles = Needles.of([*report.pop("message_keys"), *asked], report.pop("values"))
@@ -111,6 +117,26 @@ def _await_confirmation(connection: Any, slot: str) -> str | None:
     return (
         f"replication slot {slot} has not passed {now} within {_CONFIRMED_WITHIN:.0f} s: what the connector delivers "
         "again may hold the keys; let it run, then erase once more"
+    )
+
+
+def await_realtime(places: Places, topic: str, offsets: Mapping[int, int], limit: float = _READ_WITHIN) -> str | None:
+    """Wait until the real-time lane has read what is to be deleted: other rows' changes lie before it too.
+
+    :param offsets: partition → first offset that stays.
+    :param limit: seconds.
+    :return: what is to be said where the lane does not get there, None where it did, or never ran.
+    """
+    group, behind = places.stream.realtime_group, {}
+    for _ in pauses(limit):
+        done = committed(places.kafka, group, topic, offsets)
+        behind = {number: offset for number, offset in done.items() if offset < offsets[number]}
+        if not behind:
+            return None
+    told = ", ".join(f"partition {number} at {offset} of {offsets[number]}" for number, offset in behind.items())
+    return (
+        f"not truncated, because {places.stream.realtime_job} has not read so far within {limit:.0f} s ({told}): "
+        "let it run, then erase once more"
     )
 
 

@@ -260,3 +260,8 @@ class Stream(_Strict):
     def realtime_job(self) -> str:
         """Name of the Flink job of the real-time lane."""
         return f"realtime.{self.topic}"
+
+    @property
+    def realtime_group(self) -> str:
+        """Consumer group under which that job commits what it has read."""
+        return f"rtlake.{self.realtime_job}"

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import uuid
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
+from airflow_provider_rtlake.clients.kafka import KafkaClient, Topic
 from airflow_provider_rtlake.demo.access import ICEBERG, Access
 from airflow_provider_rtlake.exceptions import UserError
+from airflow_provider_rtlake.kit.stack import Stack
+from airflow_provider_rtlake.lanes.topics import commit
 from airflow_provider_rtlake.scd2.erase import EraseRequest, erase
+from airflow_provider_rtlake.scd2.erasure import Places, await_realtime
 from airflow_provider_rtlake.scd2.lake import Lake
 from airflow_provider_rtlake.scd2.needles import Needles
 from airflow_provider_rtlake.scd2.returned import returned
+from airflow_provider_rtlake.streams.load import load_connectors
 from tests.scd2_lake import LakeTable
 from tests.scd2_source import Source
 
@@ -80,3 +88,25 @@ def test_property_21_erasure_with_proof(lake_table: Callable[..., LakeTable], ac
     versions = table.versions()
     assert [row.a for row in versions['{"id":7}']] == ["someone else"]
     assert [row.b for row in versions['{"id":8}']] == [None, 6, 7]
+
+
+def test_records_stay_until_the_real_time_lane_has_read_them(stack: Stack, tmp_path: Path) -> None:
+    unique = f"it_erased_{uuid.uuid4().hex[:8]}"
+    declared = {"connector": unique.replace("_", "-"), "topic_prefix": unique, "publication": unique}
+    (tmp_path / "it.yaml").write_text(json.dumps({**declared, "tables": {"public.t": {}}}))
+    (connector,) = load_connectors(tmp_path)
+    (stream,) = connector.streams
+    kafka = KafkaClient({"bootstrap.servers": stack.kafka_bootstrap})
+    places = Places(stream, kafka, {}, tmp_path)
+    kafka.ensure([Topic(stream.topic, 1)])
+    try:
+        assert await_realtime(places, stream.topic, {0: 5}, limit=0) is None  # the lane never ran
+        commit(kafka, stream.realtime_group, stream.topic, {0: 3})
+        late = await_realtime(places, stream.topic, {0: 5}, limit=0)
+        assert late is not None
+        assert "partition 0 at 3 of 5" in late
+        commit(kafka, stream.realtime_group, stream.topic, {0: 5})
+        assert await_realtime(places, stream.topic, {0: 5}, limit=0) is None
+    finally:
+        kafka.delete_group(stream.realtime_group)
+        kafka.delete([stream.topic])

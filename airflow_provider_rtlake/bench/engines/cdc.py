@@ -14,7 +14,6 @@ from psycopg import sql
 
 from airflow_provider_rtlake.bench import generator, silver, taxi_flink
 from airflow_provider_rtlake.bench.engines.flink import Flink
-from airflow_provider_rtlake.bench.engines.kafka_lake import WAIT
 from airflow_provider_rtlake.bench.record import Hop
 from airflow_provider_rtlake.bench.run import Account, Run
 from airflow_provider_rtlake.clients.kafka_connect import KafkaConnectClient
@@ -124,14 +123,14 @@ class Cdc(Flink):
         ]
 
     def _wait_sent(self, rows: int) -> int:
-        end, client = time.monotonic() + WAIT, self.kafka
+        end, client = time.monotonic() + self.patience, self.kafka
         while True:
             sent = sum(last - first for first, last in client.end_offsets(self.topic).values())
             if sent >= rows:
                 return sent
             if time.monotonic() > end:
                 raise WaitTimeout(
-                    f"Debezium has sent {sent} of {rows} rows after {WAIT:.0f} s; see connector {self.table}"
+                    f"Debezium has sent {sent} of {rows} rows after {self.patience:.0f} s; see connector {self.table}"
                 )
             time.sleep(0.1)
 

@@ -10,7 +10,7 @@ from typing import Any
 import duckdb
 
 from airflow_provider_rtlake.bench import lake, silver, taxi_flink, taxi_windows
-from airflow_provider_rtlake.bench.engines.kafka_lake import WAIT, KafkaLake
+from airflow_provider_rtlake.bench.engines.kafka_lake import KafkaLake
 from airflow_provider_rtlake.bench.run import Account
 from airflow_provider_rtlake.clients.flink import FlinkClient, Job
 from airflow_provider_rtlake.exceptions import CheckFailed
@@ -138,7 +138,7 @@ class Flink(KafkaLake):
         submit(client, job, Restore(), job_id)
         begun()
         try:
-            return client.wait_until_finished(job_id, timeout=WAIT)
+            return client.wait_until_finished(job_id, timeout=self.patience)
         except BaseException:
             client.cancel(job_id)
             raise

@@ -15,7 +15,8 @@ from airflow_provider_rtlake.bench.taxi_flink import Stretch
 from airflow_provider_rtlake.clients.kafka import KafkaClient
 from airflow_provider_rtlake.exceptions import CheckFailed
 
-WAIT = 600.0  # seconds for a stack to carry all events
+_WAIT = 600.0  # seconds for a stack to carry the events ...
+_WAIT_EACH = 0.001  # ... and for each of them
 
 
 class KafkaLake(Engine):
@@ -33,6 +34,11 @@ class KafkaLake(Engine):
         # P08 is P01 under a scheduler: tables of its own, so that both may be looked at.
         self.namespace = f"taxi_{run.pipeline.id}"
         self.tables = {name: f"{self.namespace}.{name}" for name in ("bronze", "silver", "rejected")}
+
+    @property
+    def patience(self) -> float:
+        """How long a stack may take to carry the run's events, seconds."""
+        return _WAIT + _WAIT_EACH * self.events.source.events
 
     @property
     def kafka(self) -> KafkaClient:

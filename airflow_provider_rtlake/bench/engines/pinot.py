@@ -11,7 +11,6 @@ from typing import Any
 from airflow_provider_rtlake.bench import queries
 from airflow_provider_rtlake.bench.engines.base import Asker
 from airflow_provider_rtlake.bench.engines.flink import Flink
-from airflow_provider_rtlake.bench.engines.kafka_lake import WAIT
 from airflow_provider_rtlake.bench.record import Hop
 from airflow_provider_rtlake.bench.run import Account
 from airflow_provider_rtlake.bench.source import zones_file
@@ -109,8 +108,8 @@ class Pinot(Flink):
         super().process(account)
         begin, wanted, found = time.monotonic(), self.events.reference.rows_out, -1
         while found != wanted:
-            if time.monotonic() - begin > WAIT:
-                raise WaitTimeout(f"Pinot shows {found} trips after {WAIT:.0f} s, silver has {wanted}")
+            if time.monotonic() - begin > self.patience:
+                raise WaitTimeout(f"Pinot shows {found} trips after {self.patience:.0f} s, silver has {wanted}")
             found = int(self._rows(f"SELECT COUNT(*) FROM {self.served.table}")[0][0])  # noqa: S608
             if found != wanted:
                 time.sleep(0.1)

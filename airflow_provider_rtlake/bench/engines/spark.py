@@ -13,7 +13,7 @@ from typing import Any
 
 from airflow_provider_rtlake.bench import queries, silver
 from airflow_provider_rtlake.bench.engines.base import Asker
-from airflow_provider_rtlake.bench.engines.kafka_lake import WAIT, KafkaLake
+from airflow_provider_rtlake.bench.engines.kafka_lake import KafkaLake
 from airflow_provider_rtlake.bench.run import Account
 from airflow_provider_rtlake.exceptions import JobFailed
 from airflow_provider_rtlake.scd2.submit import environment
@@ -60,7 +60,7 @@ class Spark(KafkaLake):
             stderr=subprocess.STDOUT,
             text=True,
             check=False,
-            timeout=WAIT,
+            timeout=self.patience,
         )
         (self.run.folder / f"spark-{what}.log").write_text(done.stdout)
         if done.returncode != 0 or not answered.exists():
