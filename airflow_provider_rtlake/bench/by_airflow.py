@@ -40,7 +40,7 @@ def run(pipeline: Pipeline, wish: drive.Wish, results: Path, told: Callable[[str
     try:
         airflow.wait_for_dag(pipeline.dag_id)
         airflow.unpause(pipeline.dag_id)
-        before = machine.settled(told)
+        before = machine.settled(told, wish.settle)
         name = airflow.trigger(pipeline.dag_id, conf)
         failure: CheckFailed | None = None
         try:

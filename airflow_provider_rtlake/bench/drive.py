@@ -29,6 +29,7 @@ class Wish:
     :param mode: how to process; None for the pipeline's default.
     :param exclusive: stop services that are not needed.
     :param cold: stop services that are needed first.
+    :param settle: seconds to wait at most for a quiet machine.
     """
 
     events: int = 10_000
@@ -38,6 +39,7 @@ class Wish:
     mode: str | None = None
     exclusive: bool = False
     cold: bool = False
+    settle: float = 120.0
 
 
 def results_folder(named: Path | None = None) -> Path:
@@ -97,7 +99,7 @@ def begin(
         exclusive=wish.exclusive,
         cold=wish.cold,
         # A DAG's own start is at work meanwhile.
-        cpu_before=None if orchestrator_run else machine.settled(told),
+        cpu_before=None if orchestrator_run else machine.settled(told, wish.settle),
     )
     run.keep_events(events)
     return run

@@ -18,7 +18,7 @@ QUIET_OTHERS = 0.10  # of the machine's CPU time, during a run
 _WINDOW = 3.0  # seconds
 
 
-def settled(told: Callable[[str], None], limit: float = 180.0) -> float:
+def settled(told: Callable[[str], None], limit: float) -> float:
     """Wait until the machine has little to do: what the run before left behind is no cost of the next one.
 
     The load average cannot tell: it remembers that run for minutes.

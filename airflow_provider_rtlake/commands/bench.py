@@ -49,6 +49,9 @@ def run(
     ] = False,
     cold: Annotated[bool, typer.Option("--cold", help="Stop the services that it needs first.")] = False,
     seed: Annotated[int, typer.Option("--seed", help="Of what is made up.")] = 1,
+    settle: Annotated[
+        float, typer.Option("--settle", min=0, help="Seconds to wait at most, before each run, for a quiet machine.")
+    ] = 120.0,
     results: Annotated[Path | None, typer.Option("--results", help="Folder of the records.")] = None,
     keep: Annotated[Path | None, typer.Option("--keep", help="Folder that gets a copy of each record.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False,
@@ -60,7 +63,7 @@ def run(
     from airflow_provider_rtlake.bench.drive import Wish, drive, results_folder
 
     chosen, folder = select(pipelines), results_folder(results)
-    wish = Wish(events, source, synthetic, seed, mode, exclusive, cold)
+    wish = Wish(events, source, synthetic, seed, mode, exclusive, cold, settle)
     told = Console(stderr=True, highlight=False)
     figures: list[dict[str, object]] = []
     failures: list[str] = []
@@ -130,7 +133,7 @@ def generator(
     from airflow_provider_rtlake.bench.machine import describe, settled
     from airflow_provider_rtlake.kit.stack import Stack
 
-    machine = describe(settled(Console(stderr=True, highlight=False).print))
+    machine = describe(settled(Console(stderr=True, highlight=False).print, limit=120.0))
     given = sources.prepare(results_folder() / "events", events=events, source=source, synthetic=synthetic)
     config = {"bootstrap.servers": Stack.load().kafka_bootstrap}
     found = events_generator.compare(config, given.path, topic="taxi.bench_generator", runs=runs)

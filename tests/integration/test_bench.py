@@ -35,7 +35,8 @@ def test_p00_needs_nothing_installed(tmp_path: Path) -> None:
         "RTLAKE_HOME": str(tmp_path / "home"),
         "PYTHONPATH": str(PROJECT),
     }
-    command = [sys.executable, "-m", "airflow_provider_rtlake.cli", "bench", "run", "p00", "--events", "2000", "--json"]
+    command = [sys.executable, "-m", "airflow_provider_rtlake.cli", "bench", "run", "p00", "--events", "2000"]
+    command += ["--settle", "0", "--json"]
     done = subprocess.run(
         command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
     )
@@ -60,7 +61,8 @@ def test_p00_needs_nothing_installed(tmp_path: Path) -> None:
 
 def run(rtlake: Callable[..., str], tmp_path: Path, pipeline: str, *more: str) -> tuple[dict[str, Any], Record]:
     results = str(tmp_path / "results")
-    out = rtlake("bench", "run", pipeline, "--events", "2000", "--synthetic", "--results", results, "--json", *more)
+    options = ("--events", "2000", "--synthetic", "--settle", "0", "--results", results, "--json", *more)
+    out = rtlake("bench", "run", pipeline, *options)
     [(_, record)] = load_all([tmp_path / "results"])
     return json.loads(out.splitlines()[-1]), record
 
@@ -94,7 +96,7 @@ def test_p01_sends_what_is_no_message_to_the_dead_letters(
 ) -> None:
     monkeypatch.setenv("RTLAKE_HOME", str(stack.home))
     poison = {"poison-1": b"{not json", "poison-2": b"[1, 2]"}
-    run = drive.begin(find("p01"), drive.Wish(events=500, synthetic=True), tmp_path / "results", print)
+    run = drive.begin(find("p01"), drive.Wish(events=500, synthetic=True, settle=0), tmp_path / "results", print)
     stages.execute(run, "prepare")
     producer = Producer({"bootstrap.servers": stack.kafka_bootstrap})
     for key, value in poison.items():
