@@ -78,7 +78,7 @@ def declared_history(folder: Path, table: str) -> Stream:
 def _lines(report: dict[str, Any]) -> list[str]:
     lines = [f"{name}: {count} rows erased" for name, count in report["rows"].items()]
     lines += [f"{report['files']} files of older snapshots deleted"]
-    lines += [f"topic {topic}: truncated to {offsets}" for topic, offsets in report["offsets"].items()]
+    lines += [f"topic {topic}: truncated to {offsets}" for topic, offsets in report["offsets"].items() if offsets]
     lines += [f"searched: {place}: {count}" for place, count in report["searched"].items()]
     lines += [f"REMAINS: {place}: {what}" for place, what in report["remains"].items()]
     return lines or ["nothing was found"]

@@ -190,7 +190,10 @@ class Collector:
                 arrival.add(batch)
 
     def _cut(self, arrival: Arrival, checkpoint: Checkpoint, told: Told, appended: int | None) -> Ready:
-        """:param appended: when the newest of the rows came to bronze, microseconds; None where nothing tells."""
+        """Decide what of the rows may be published.
+
+        :param appended: when the newest of them came to bronze, microseconds; None where nothing tells.
+        """
         request = self._request
         with self._steps.timed("cut"):
             rows, now = arrival.rows, _now()

@@ -278,7 +278,7 @@ class Table:
         """When rows were appended last, microseconds UTC; None where no snapshot tells."""
         snapshot = self.java.currentSnapshot()
         while snapshot is not None:
-            # Flink commits now and then without a row, compaction replaces rows.
+            # Compaction and erasure commit too, but bring nothing from Kafka.
             if str(snapshot.operation()) == "append" and int(snapshot.summary().get("added-records") or 0):
                 return int(snapshot.timestampMillis()) * 1000
             parent = snapshot.parentId()

@@ -81,7 +81,7 @@ def test_p01_carries_every_event_to_the_lake(rtlake: Callable[..., str], tmp_pat
     assert measures["silver_delete_files_after"] == 0
 
 
-# p02: every stage was seen; its last run shared the topic with another one, and it was not run again since.
+# p02: seen from the command line at three sizes (docs/benchmarks/), not yet as a test.
 @pytest.mark.parametrize("pipeline", [pytest.param("p02", marks=unproven), "p12"])
 def test_other_ways_to_the_lake_arrive_at_the_same(rtlake: Callable[..., str], tmp_path: Path, pipeline: str) -> None:
     told, record = run(rtlake, tmp_path, pipeline)
@@ -90,7 +90,6 @@ def test_other_ways_to_the_lake_arrive_at_the_same(rtlake: Callable[..., str], t
     assert told["dbt_tests"] >= LEAST_TESTS and told["dbt_failed"] == 0
 
 
-@unproven
 def test_p01_sends_what_is_no_message_to_the_dead_letters(
     stack: Stack, access: Access, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
