@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import tenacity
 from confluent_kafka import (
     Consumer,
     ConsumerGroupTopicPartitions,
@@ -29,6 +30,8 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # its stubs e
 from airflow_provider_rtlake.exceptions import RequestRefused, ServiceUnavailable
 
 SERVICE = "Kafka"
+# What a broker answers while a partition gets its leader: of a topic made just now, or after a restart.
+_ELECTING = frozenset({KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE})
 
 
 @dataclass(frozen=True)
@@ -189,10 +192,7 @@ class KafkaClient:
         """
         partitions = self.topics().get(topic, 0)
         with self._consumer() as consumer, self._explained(f"reading the offsets of topic {topic}"):
-            return {
-                number: consumer.get_watermark_offsets(TopicPartition(topic, number), timeout=self.timeout)
-                for number in range(partitions)
-            }
+            return {number: self._bounds(consumer, TopicPartition(topic, number)) for number in range(partitions)}
 
     def delete_records(self, topic: str, offsets: Mapping[int, int]) -> None:
         """Delete a topic's records before an offset of each partition; what is gone already stays gone.
@@ -248,7 +248,7 @@ class KafkaClient:
         lags: dict[str, int] = {}
         with self._consumer() as consumer, self._explained(f"reading the lag of consumer group {group}"):
             for partition in committed:
-                _, end = consumer.get_watermark_offsets(partition, timeout=self.timeout)
+                _, end = self._bounds(consumer, partition)
                 lags[partition.topic] = lags.get(partition.topic, 0) + max(0, end - max(0, partition.offset))
         return lags
 
@@ -303,6 +303,17 @@ class KafkaClient:
         if left:
             raise ServiceUnavailable(SERVICE, f"writing to topic {topic}: no answer within {self.timeout:.0f} s")
 
+    def _bounds(self, consumer: Consumer, place: TopicPartition) -> tuple[int, int]:
+        """First and next offset of a partition, as soon as it has a leader."""
+        retrying = tenacity.Retrying(
+            stop=tenacity.stop_after_delay(self.timeout),
+            wait=tenacity.wait_exponential(multiplier=0.05, max=1.0),
+            retry=tenacity.retry_if_exception(lambda error: _code(error) in _ELECTING),
+            reraise=True,
+        )
+        found: tuple[int, int] = retrying(consumer.get_watermark_offsets, place, timeout=self.timeout)
+        return found
+
     @contextmanager
     def _consumer(self) -> Iterator[Consumer]:
         consumer = Consumer(
@@ -334,8 +345,8 @@ class KafkaClient:
             raise RequestRefused(SERVICE, f"{what}: {text}") from error
 
 
-def _code(error: KafkaException) -> int:
-    detail = error.args[0]
+def _code(error: BaseException) -> int:
+    detail = error.args[0] if isinstance(error, KafkaException) else None
     return detail.code() if isinstance(detail, KafkaError) else 0
 
 
