@@ -26,7 +26,8 @@ _CHECKPOINT_ON_DISK_MS = 10_000  # each one flushes what is in memory, and makes
 HEAP_EVENTS = 500_000  # events whose state the task manager's heap (640 MB) is sure to hold
 _ON_DISK = {
     "state.backend.type": "rocksdb",
-    "state.backend.rocksdb.memory.fixed-per-slot": "128 mb",  # the task manager has no managed memory
+    "state.backend.rocksdb.memory.fixed-per-slot": "256 mb",  # of managed memory a slot has a 64th
+    "state.backend.rocksdb.use-bloom-filter": "true",  # nearly every trip is new: looked for in vain
     "execution.checkpointing.incremental": "true",
 }
 

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from airflow_provider_rtlake.exceptions import UserError
+
 _HEAD = """# Variables of the roles
 
 Made from `ansible/roles/*/meta/argument_specs.yml` by
-`python -m airflow_provider_rtlake.kit.variables >docs/variables.md`; a test compares. Set them in an inventory,
-in its `group_vars`, or with `-e`. What concerns all roles (folders, ports, components) is explained in
-`ansible/group_vars/all/main.yml`.
+`python -m airflow_provider_rtlake.kit.variables >docs/variables.md`; a test compares. Set them with
+`rtlake up --set NAME=VALUE`, which remembers them, or in an inventory, its `group_vars`, or with `-e`. What concerns
+all roles (folders, ports, components) is explained in `ansible/group_vars/all/main.yml`.
 """
 
 
@@ -38,6 +41,53 @@ def defaults(role: Path) -> dict[str, Any]:
     """A role's defaults, as written: templates are not filled in."""
     path = role / "defaults" / "main.yml"
     return (yaml.safe_load(path.read_text()) or {}) if path.exists() else {}
+
+
+_TYPES: dict[str, tuple[type, ...]] = {
+    "int": (int,),
+    "float": (int, float),
+    "bool": (bool,),
+    "list": (list,),
+    "dict": (dict,),
+}
+
+
+def assigned(project: Path, assignments: Sequence[str]) -> dict[str, Any]:
+    """Read ``NAME=VALUE`` of the command line; None stands for a variable's default again.
+
+    :param project: the checkout.
+    :param assignments: the value as in YAML; nothing after ``=`` is the default.
+    :raises UserError: no such variable, or its type is another.
+    """
+    known = {
+        name: option
+        for role in roles(project).values()
+        for name, option in options(role).items()
+        if name in defaults(role)
+    }
+    found: dict[str, Any] = {}
+    for assignment in assignments:
+        name, equals, text = assignment.partition("=")
+        if not equals:
+            raise UserError(f"--set {assignment}: must be NAME=VALUE")
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 3)
+            hint = f"did you mean {' or '.join(near)}?" if near else "docs/variables.md has all"
+            raise UserError(f"--set {name}: no role has such a variable; {hint}")
+        found[name] = _typed(name, text, str(known[name]["type"])) if text else None
+    return found
+
+
+def _typed(name: str, text: str, kind: str) -> Any:
+    if kind not in _TYPES:
+        return text
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"--set {name}: {text} is no YAML ({error})") from error
+    if not isinstance(value, _TYPES[kind]) or (isinstance(value, bool) and kind != "bool"):
+        raise UserError(f"--set {name}={text}: must be of type {kind}")
+    return value
 
 
 def _shown(value: Any) -> str:

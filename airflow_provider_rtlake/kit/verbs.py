@@ -20,6 +20,7 @@ from airflow_provider_rtlake.exceptions import UserError
 from airflow_provider_rtlake.kit import artifacts, health, order, playbook, remove, sbom, settings, supervise
 from airflow_provider_rtlake.kit import doctor as doctors
 from airflow_provider_rtlake.kit import fetch as fetching
+from airflow_provider_rtlake.kit import variables as roles
 from airflow_provider_rtlake.kit.stack import Stack, default_home
 
 _OFFSET = "rtlake_port_offset"
@@ -59,6 +60,10 @@ def up(
     object_store: Annotated[
         str | None, typer.Option(help="s3proxy or minio; chosen before the first installation, remembered.")
     ] = None,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="NAME=VALUE: a role's variable (docs/variables.md); repeatable, remembered."),
+    ] = None,
     converge: Annotated[
         bool, typer.Option("--converge", help="Run the playbook even if nothing seems changed.")
     ] = False,
@@ -74,6 +79,8 @@ def up(
         if object_store not in ("s3proxy", "minio"):
             raise UserError(f"--object-store {object_store}: must be s3proxy or minio")
         variables[_STORE] = object_store
+    variables |= roles.assigned(project(), assignments or ())
+    variables = {name: value for name, value in variables.items() if value is not None}
     if check:
         changes = playbook.run(home, project(), _variables(variables), kind, say, check=True)
         say(f"{changes} changes to make; see {home / 'log' / 'ansible.log'}")

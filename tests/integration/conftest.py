@@ -1,8 +1,9 @@
 """The real stack for tests, and small tools around it.
 
 By default the tests start a stack of their own, through the project itself: in the folder RTLAKE_TEST_HOME,
-on ports 20000 above the usual ones, stopped at the end (RTLAKE_TEST_KEEP=1 leaves it running, and the next
-run uses it). RTLAKE_TEST_STACK=/some/home uses a running stack as it is: nothing is started or stopped then.
+on ports 20000 above the usual ones, empty at the start, stopped at the end; its logs and data stay until the next
+run (RTLAKE_TEST_KEEP=1 leaves it running, and the next run uses it). RTLAKE_TEST_STACK=/some/home uses a running
+stack as it is: nothing is started or stopped then.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ PROJECT = Path(__file__).parents[2]
 PORT_OFFSET = 20_000
 NEEDED_GB = 10.0  # of available memory for a whole stack beside the tests
 START_SECONDS = 2_700  # a cold cache downloads and installs everything first
+MARKER = ".made-by-tests"  # in the home of such a stack; it says "kept" where the next run may use what is there
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -74,13 +76,19 @@ def stack(request: pytest.FixtureRequest) -> Iterator[Stack]:
         yield Stack.load(given)
         return
     home = _test_home()
-    running = _healthy(home)
+    environment = {**os.environ, "RTLAKE_HOME": str(home)}
+    environment.pop("PYTHONPATH", None)
+    marker = home / MARKER
+    left_over = marker.exists() and marker.read_text() != "kept"
+    running = None if left_over else _healthy(home)
     if running is not None:
         yield running
         return
+    if left_over:  # what an earlier run left, above all an interrupted one, must not decide about this one
+        _call([str(PROJECT / "rtlake"), "destroy", "--yes", "--keep-environment"], environment, 300)
     _refuse_where_it_cannot_run(request, home)
-    environment = {**os.environ, "RTLAKE_HOME": str(home)}
-    environment.pop("PYTHONPATH", None)
+    home.mkdir(parents=True, exist_ok=True)
+    marker.write_text("")
     command = [
         str(PROJECT / "rtlake"),
         "up",
@@ -93,7 +101,9 @@ def stack(request: pytest.FixtureRequest) -> Iterator[Stack]:
     try:
         yield Stack.load(home)
     finally:
-        if not os.environ.get("RTLAKE_TEST_KEEP"):
+        if os.environ.get("RTLAKE_TEST_KEEP"):
+            marker.write_text("kept")
+        else:
             _call([str(PROJECT / "rtlake"), "down"], environment, 300)
 
 

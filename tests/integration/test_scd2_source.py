@@ -191,6 +191,9 @@ def instant(value: Any) -> int:
     return micros(datetime.fromisoformat(f"{whole.partition('.')[0]}.{fraction}+{zone}"))
 
 
+AuditRow = tuple[dict[str, Any] | None, dict[str, Any] | None, bool]
+
+
 @dataclass(frozen=True)
 class Transaction:
     """What the audit recorded of one transaction on one table.
@@ -200,7 +203,7 @@ class Transaction:
 
     number: int
     at: int
-    rows: list[tuple[dict[str, Any] | None, dict[str, Any] | None, bool]]
+    rows: list[AuditRow]
 
 
 def audited(connection: Any, table: str) -> list[Transaction]:
@@ -215,7 +218,10 @@ def audited(connection: Any, table: str) -> list[Transaction]:
 
 
 class Told:
-    """What bronze tells of a table: which transactions were captured in which epoch, and its snapshots."""
+    """What bronze tells of a table: which transactions were captured in which epoch, and its snapshots.
+
+    A slot may be lost in the middle of a transaction: ``orders`` has which of its changes of the table were captured.
+    """
 
     def __init__(self, spark: Any, bronze: str) -> None:
         rows = spark.table(f"nessie.{bronze}").selectExpr(
@@ -224,18 +230,49 @@ class Told:
             "CAST(get_json_object(payload, '$.source.txId') AS bigint) AS tx",
             "CAST(get_json_object(payload, '$.source.ts_us') AS bigint) AS ts",
             "CAST(split(replace(headers['rtlake.epoch'], '\"', ''), ':')[0] AS int) AS epoch",
+            "CAST(get_json_object(payload, '$.transaction.data_collection_order') AS int) AS nth",
         )
         self.captured: dict[int, int] = {}
+        self.orders: dict[int, set[int]] = {}
         self.snapshots: dict[int, dict[str, int]] = {}
         for row in rows.distinct().collect():
             if row.op == "r":
                 self.snapshots.setdefault(row.epoch, {})[row.message_key] = row.ts
             else:
                 self.captured[row.tx] = row.epoch
+                self.orders.setdefault(row.tx, set()).add(row.nth)
+
+
+def split_torn(transactions: list[Transaction], told: Told) -> list[Transaction]:
+    """Divide what a lost slot tore apart: what was captured of it, and what only the next snapshot shows.
+
+    A changed key is two changes to Debezium.
+    """
+    found = []
+    for one in transactions:
+        orders = told.orders.get(one.number)
+        if orders is None:
+            found.append(one)
+            continue
+        changes = [change for row in one.rows for change in _changes(row)]
+        captured = [change for nth, change in enumerate(changes, 1) if nth in orders]
+        lost = [change for nth, change in enumerate(changes, 1) if nth not in orders]
+        found.append(Transaction(one.number, one.at, captured))
+        if lost:
+            found.append(Transaction(-one.number, one.at, lost))
+    return found
+
+
+def _changes(row: AuditRow) -> list[AuditRow]:
+    old, new, truncated = row
+    if old is not None and new is not None and old["id"] != new["id"]:
+        return [(old, None, truncated), (None, new, truncated)]
+    return [row]
 
 
 def expected(transactions: list[Transaction], told: Told) -> dict[str, list[Life]]:
     """The history that the audit demands: what nobody captured is known from the next snapshot only."""
+    transactions = split_torn(transactions, told)
     oracle, rows = Oracle(), {}
     shown: dict[str, dict[str, Any]] = {}
     first = next(iter(told.snapshots), 1)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from airflow_provider_rtlake.exceptions import UserError
 from airflow_provider_rtlake.kit import preflight, variables
 
 PROJECT = Path(__file__).parents[2]
@@ -130,3 +131,28 @@ def test_an_unsupported_release_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("version", "problems"), [((3, 9), 1), ((3, 10), 0), ((3, 12), 0), ((3, 13), 1)])
 def test_the_versions_of_python(version: tuple[int, int], problems: int) -> None:
     assert len(preflight._python(version)) == problems
+
+
+def test_variables_of_the_command_line() -> None:
+    given = ["flink_taskmanager_heap_mb=2048", "flink_config={a.b: 1}", "flink_prometheus=true", "flink_bucket="]
+    assert variables.assigned(PROJECT, given) == {
+        "flink_taskmanager_heap_mb": 2048,
+        "flink_config": {"a.b": 1},
+        "flink_prometheus": True,
+        "flink_bucket": None,
+    }
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("flink_taskmanager_heap_mb", "must be NAME=VALUE"),
+        ("flink_taskmanager_heap=1", "did you mean flink_taskmanager_heap_mb"),
+        ("flink_taskmanager_heap_mb=much", "must be of type int"),
+        ("flink_taskmanager_heap_mb=true", "must be of type int"),
+        ("flink_config={a: ", "is no YAML"),
+    ],
+)
+def test_a_wrong_variable_of_the_command_line_is_refused(given: str, told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        variables.assigned(PROJECT, [given])
