@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from airflow_provider_rtlake.bench import silver
 from airflow_provider_rtlake.demo import taxi
+from airflow_provider_rtlake.exceptions import UserError
 from airflow_provider_rtlake.flink_sql.job import RenderedJob
 from airflow_provider_rtlake.flink_sql.quoting import identifier, options, table
 from airflow_provider_rtlake.flink_sql.settings import CATALOG, LaneSettings
@@ -24,12 +26,30 @@ _PROPERTIES = {
 CHECKPOINT_MS = 1000
 _CHECKPOINT_ON_DISK_MS = 10_000  # each one flushes what is in memory, and makes files and a commit of each table
 HEAP_EVENTS = 500_000  # events whose state the task manager's heap (640 MB) is sure to hold
+_MB = 2**20
+_HEAP_BYTES_EACH = 600  # of heap for each row of silver when it is rewritten: its writer keeps a place for each key
 _ON_DISK = {
     "state.backend.type": "rocksdb",
     "state.backend.rocksdb.memory.fixed-per-slot": "256 mb",  # of managed memory a slot has a 64th
     "state.backend.rocksdb.use-bloom-filter": "true",  # nearly every trip is new: looked for in vain
     "execution.checkpointing.incremental": "true",
 }
+
+
+def refuse_little_heap(events: int, there: int) -> None:
+    """Tell before a run what would end it after minutes.
+
+    :param events: of the run.
+    :param there: heap for tasks, bytes.
+    :raises UserError: too little.
+    """
+    needed = _HEAP_BYTES_EACH * events
+    if there < needed:
+        asked = 256 * math.ceil((needed / _MB + 128) / 256)  # the framework has 128 of it
+        raise UserError(
+            f"{events} events need {needed // _MB} MB of heap for tasks, Flink's task manager has {there // _MB}: "
+            f"rtlake up --set flink_taskmanager_heap_mb={asked} (under systemd flink_taskmanager_memory_max, too)"
+        )
 
 
 @dataclass(frozen=True)
@@ -195,15 +215,18 @@ def job(
 COMPACTED = ("bronze", "silver")
 
 
-def compaction(name: str, settings: LaneSettings, *, namespace: str) -> RenderedJob:
+def compaction(
+    name: str, settings: LaneSettings, *, namespace: str, compacted: Sequence[str] = COMPACTED
+) -> RenderedJob:
     """The job that rewrites a run's tables: each checkpoint left files, each correction a delete file.
 
     An overwrite is one commit, and the tables hold one run only, so there is no old part that it could leave alone.
 
     :param name: of the job.
     :param namespace: of the pipeline's tables.
+    :param compacted: which of them.
     """
-    tables = [table(names(namespace)[one], CATALOG) for one in COMPACTED]
+    tables = [table(names(namespace)[one], CATALOG) for one in compacted]
     body = ";\n".join(f"INSERT OVERWRITE {one} SELECT * FROM {one}" for one in tables)  # noqa: S608
     return RenderedJob(
         name,

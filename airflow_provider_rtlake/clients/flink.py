@@ -221,6 +221,14 @@ class FlinkClient:
         answer: dict[str, Any] = self._rest.get("/overview")
         return answer
 
+    def task_heap(self) -> int:
+        """Heap that the smallest task manager has for tasks, bytes; 0 where there is none.
+
+        :raises ServiceError: Flink does not answer.
+        """
+        found = self._rest.get("/taskmanagers")["taskmanagers"]
+        return min((int(one["memoryConfiguration"]["taskHeap"]) for one in found), default=0)
+
     def config(self) -> dict[str, str]:
         """The JobManager's configuration; Flink itself hides the values of secret keys."""
         return {entry["key"]: entry["value"] for entry in self._rest.get("/jobmanager/config")}

@@ -8,6 +8,7 @@ import re
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -86,8 +87,9 @@ def pinot(stack: Stack) -> Iterator[Pinot]:
         deployment = PinotDeployment(controller, topics, bootstrap_servers=servers)
         held = Pinot(deployment, broker, Producer({"bootstrap.servers": servers, "linger.ms": 5}))
         yield held
-        for name, topic in held.made.items():
-            deployment.delete(name, topic=topic)
+        with ThreadPoolExecutor() as pool:  # each waits for the servers to let go of its segments
+            for gone in [pool.submit(deployment.delete, name, topic=topic) for name, topic in held.made.items()]:
+                gone.result()
 
 
 @pytest.fixture
