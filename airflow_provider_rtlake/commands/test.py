@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -15,9 +16,11 @@ from airflow_provider_rtlake.kit import verbs
 
 app = typer.Typer(rich_markup_mode=None)
 
-_STATIC: dict[str, list[str]] = {
-    "ruff": ["-m", "ruff", "check", "."],
-    "mypy": ["-m", "mypy"],
+# Folder below the project, for tools that look for their settings there, and Python's arguments.
+_STATIC: dict[str, tuple[str, list[str]]] = {
+    "ruff": (".", ["-m", "ruff", "check", "."]),
+    "mypy": (".", ["-m", "mypy"]),
+    "ansible-lint": ("ansible", ["-m", "ansiblelint", "--offline", "-q"]),
 }
 # One pytest session for all of a choice: its last line tells of everything that ran.
 _FOLDERS: dict[str, list[str]] = {
@@ -50,7 +53,7 @@ def test(context: typer.Context, what: Annotated[str, typer.Argument(help=_WHAT_
     if what not in _FOLDERS:
         raise UserError(f"rtlake test {what}: choose one of {', '.join(_FOLDERS)}")
     static = _STATIC if what in _WITH_STATIC else {}
-    failed = [name for name, command in static.items() if not _passes(name, command)]
+    failed = [name for name, (folder, command) in static.items() if not _passes(name, folder, command)]
     if failed and what == "all":
         verbs.say(f"{' and '.join(failed)} failed: only the unit tests follow, no stack is started")
         what = "unit"
@@ -62,17 +65,19 @@ def test(context: typer.Context, what: Annotated[str, typer.Argument(help=_WHAT_
         raise typer.Exit(code or 1)
 
 
-def _passes(name: str, command: list[str]) -> bool:
+def _passes(name: str, folder: str, command: list[str]) -> bool:
     begin = time.monotonic()
-    code = _run(command)
+    code = _run(command, folder)
     verbs.say(f"{name} {'failed' if code else 'passed'} after {time.monotonic() - begin:.0f} s")
     return code == 0
 
 
-def _run(command: list[str]) -> int:
-    """Run a Python module in the project; its output goes to ours."""
-    environment = {**os.environ, "PYTHONPATH": str(verbs.project())}
+def _run(command: list[str], folder: str = ".") -> int:
+    """Run a Python module in a folder of the project; its output goes to ours."""
+    tools = str(Path(sys.executable).parent)  # ansible-lint starts Ansible by name
+    path = os.pathsep.join([tools, os.environ.get("PATH", os.defpath)])
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(verbs.project())}
     if _FOLDERS["histories"][0] in command:
         environment.setdefault("RTLAKE_TEST_HISTORIES", "10000")
-    done = subprocess.run([sys.executable, *command], cwd=verbs.project(), env=environment, check=False)
+    done = subprocess.run([sys.executable, *command], cwd=verbs.project() / folder, env=environment, check=False)
     return done.returncode
