@@ -143,7 +143,8 @@ def access(stack: Stack) -> Iterator[Access]:
 @pytest.fixture(scope="session")
 def kafka_admin(stack: Stack) -> AdminClient:
     """An administrator of the broker."""
-    return AdminClient({"bootstrap.servers": stack.kafka_bootstrap})
+    # It outlives the broker, and would complain after pytest's last line.
+    return AdminClient({"bootstrap.servers": stack.kafka_bootstrap, "log_level": 2})
 
 
 @pytest.fixture

@@ -20,7 +20,6 @@ from airflow_provider_rtlake.bench.record import TO_SILVER, Record, load_all
 from airflow_provider_rtlake.bench.run import Account
 from airflow_provider_rtlake.demo.access import Access
 from airflow_provider_rtlake.kit.stack import Stack
-from tests.declared import unproven
 
 PROJECT = Path(__file__).resolve().parents[2]
 LEAST_TESTS = 94
@@ -82,7 +81,7 @@ def test_p01_carries_every_event_to_the_lake(rtlake: Callable[..., str], tmp_pat
 
 
 # p02: seen from the command line at three sizes (docs/benchmarks/), not yet as a test.
-@pytest.mark.parametrize("pipeline", [pytest.param("p02", marks=unproven), "p12"])
+@pytest.mark.parametrize("pipeline", ["p02", "p12"])
 def test_other_ways_to_the_lake_arrive_at_the_same(rtlake: Callable[..., str], tmp_path: Path, pipeline: str) -> None:
     told, record = run(rtlake, tmp_path, pipeline)
     assert told["ok"] and record.silver_checksum == record.reference_checksum

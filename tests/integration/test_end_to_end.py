@@ -16,7 +16,7 @@ from airflow_provider_rtlake.demo import sales
 from airflow_provider_rtlake.kit import health
 from airflow_provider_rtlake.kit.stack import Stack
 from airflow_provider_rtlake.kit.supervise import supervisor_of
-from tests.declared import Declared, quoted, unproven
+from tests.declared import Declared, quoted
 
 pytestmark = pytest.mark.integration
 
@@ -117,7 +117,6 @@ def test_nothing_is_lost_when_taskmanager_and_connect_are_killed(
     _under_faults(declared, pg, stack, ("flink-taskmanager", "connect"), FAULT_CHANGES, rate)
 
 
-@unproven  # seen by hand on the tables of the demo: all four killed, bronze and Pinot equal; not yet as a test
 @pytest.mark.timeout(1_500)
 @pytest.mark.usefixtures("recovered")
 def test_nothing_is_lost_when_broker_stores_and_zookeeper_are_killed(
