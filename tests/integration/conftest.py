@@ -39,7 +39,9 @@ PROJECT = Path(__file__).parents[2]
 PORT_OFFSET = 20_000
 NEEDED_GB = 10.0  # of available memory for a whole stack beside the tests
 START_SECONDS = 2_700  # a cold cache downloads and installs everything first
-MARKER = ".made-by-tests"  # in the home of such a stack; it says "kept" where the next run may use what is there
+# In the home of such a stack: the session that uses it, or "kept" where the next one may use what is there.
+MARKER = "etc/made-by-tests"
+SESSION = f"{os.getpid()} {psutil.Process().create_time()}"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -79,7 +81,7 @@ def stack(request: pytest.FixtureRequest) -> Iterator[Stack]:
     environment = {**os.environ, "RTLAKE_HOME": str(home)}
     environment.pop("PYTHONPATH", None)
     marker = home / MARKER
-    left_over = marker.exists() and marker.read_text() != "kept"
+    left_over = marker.exists() and marker.read_text() not in ("kept", SESSION)
     running = None if left_over else _healthy(home)
     if running is not None:
         yield running
@@ -87,8 +89,8 @@ def stack(request: pytest.FixtureRequest) -> Iterator[Stack]:
     if left_over:  # what an earlier run left, above all an interrupted one, must not decide about this one
         _call([str(PROJECT / "rtlake"), "destroy", "--yes", "--keep-environment"], environment, 300)
     _refuse_where_it_cannot_run(request, home)
-    home.mkdir(parents=True, exist_ok=True)
-    marker.write_text("")
+    marker.parent.mkdir(parents=True, exist_ok=True)
+    marker.write_text(SESSION)
     command = [
         str(PROJECT / "rtlake"),
         "up",
