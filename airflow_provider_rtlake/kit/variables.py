@@ -1,4 +1,4 @@
-"""The roles' variables as a table: ``python -m airflow_provider_rtlake.kit.variables >docs/variables.md``."""
+"""The roles' variables: as ``rtlake up --set`` gives them, and as the table docs/variables.md."""
 
 from __future__ import annotations
 

@@ -39,9 +39,8 @@ PROJECT = Path(__file__).parents[2]
 PORT_OFFSET = 20_000
 NEEDED_GB = 10.0  # of available memory for a whole stack beside the tests
 START_SECONDS = 2_700  # a cold cache downloads and installs everything first
-# In the home of such a stack: the session that uses it, or "kept" where the next one may use what is there.
+# In the home of such a stack: the session that made it, or "kept" where the next one may use what is there.
 MARKER = "etc/made-by-tests"
-SESSION = f"{os.getpid()} {psutil.Process().create_time()}"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -81,7 +80,7 @@ def stack(request: pytest.FixtureRequest) -> Iterator[Stack]:
     environment = {**os.environ, "RTLAKE_HOME": str(home)}
     environment.pop("PYTHONPATH", None)
     marker = home / MARKER
-    left_over = marker.exists() and marker.read_text() not in ("kept", SESSION)
+    left_over = _left_over(marker)
     running = None if left_over else _healthy(home)
     if running is not None:
         yield running
@@ -90,7 +89,7 @@ def stack(request: pytest.FixtureRequest) -> Iterator[Stack]:
         _call([str(PROJECT / "rtlake"), "destroy", "--yes", "--keep-environment"], environment, 300)
     _refuse_where_it_cannot_run(request, home)
     marker.parent.mkdir(parents=True, exist_ok=True)
-    marker.write_text(SESSION)
+    marker.write_text(f"{os.getpid()} {psutil.Process().create_time()}")
     command = [
         str(PROJECT / "rtlake"),
         "up",
@@ -107,6 +106,17 @@ def stack(request: pytest.FixtureRequest) -> Iterator[Stack]:
             marker.write_text("kept")
         else:
             _call([str(PROJECT / "rtlake"), "down"], environment, 300)
+
+
+def _left_over(marker: Path) -> bool:
+    """Whether a session that has ended made the stack: this one asks twice, from both folders, and others may run."""
+    if not marker.exists() or (text := marker.read_text()) == "kept":
+        return False
+    pid, _, begun = text.partition(" ")
+    try:
+        return str(psutil.Process(int(pid)).create_time()) != begun
+    except (ValueError, psutil.NoSuchProcess):
+        return True
 
 
 def _refuse_where_it_cannot_run(request: pytest.FixtureRequest, home: Path) -> None:

@@ -80,7 +80,6 @@ def test_p01_carries_every_event_to_the_lake(rtlake: Callable[..., str], tmp_pat
     assert measures["silver_delete_files_after"] == 0
 
 
-# p02: seen from the command line at three sizes (docs/benchmarks/), not yet as a test.
 @pytest.mark.parametrize("pipeline", ["p02", "p12"])
 def test_other_ways_to_the_lake_arrive_at_the_same(rtlake: Callable[..., str], tmp_path: Path, pipeline: str) -> None:
     told, record = run(rtlake, tmp_path, pipeline)

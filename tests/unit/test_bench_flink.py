@@ -15,6 +15,6 @@ def test_a_heap_that_cannot_hold_the_keys_is_refused_with_the_remedy() -> None:
         taxi_flink.refuse_little_heap(3_000_000, 640 * MB)
 
 
-@pytest.mark.parametrize(("events", "heap"), [(240_000, 640), (1_000_000, 640), (3_000_000, 1_920)])
+@pytest.mark.parametrize(("events", "heap"), [(240_000, 640), (3_000_000, 1_920)])
 def test_a_heap_that_was_seen_to_hold_them_is_enough(events: int, heap: int) -> None:
     taxi_flink.refuse_little_heap(events, heap * MB)
