@@ -7,7 +7,7 @@ from datetime import timedelta
 from airflow.sdk import DAG, BaseOperator, Param
 
 from airflow_provider_rtlake.bench.catalog import PIPELINES, TIERS, Pipeline
-from airflow_provider_rtlake.dag_factories.common import OWNER, START, TAG, log_link, wanted
+from airflow_provider_rtlake.dag_factories.common import OWNER, TAG, log_link, wanted
 from airflow_provider_rtlake.operators.benchmark import (
     BenchmarkBeginOperator,
     BenchmarkRecordOperator,
@@ -33,7 +33,6 @@ def benchmark_dag(pipeline: Pipeline) -> DAG:
         description=pipeline.title,
         doc_md=f"{pipeline.title}. Tier: {TIERS[pipeline.tier]}. Its record is in the folder of `rtlake report`.",
         schedule=None,
-        start_date=START,
         catchup=False,
         max_active_runs=1,
         is_paused_upon_creation=False,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
-from datetime import datetime, timedelta, timezone
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ from airflow_provider_rtlake.triggers.nessie import NessieTableChangedTrigger
 
 log = logging.getLogger(__name__)
 
-START = datetime(2024, 1, 1, tzinfo=timezone.utc)
 TAG = "rtlake"
 OWNER = "rtlake"
 CATALOG = "nessie"  # Trino's name of the lakehouse
@@ -64,13 +63,13 @@ def lakehouse_dag(dag_id: str, *, description: str, **kwargs: Any) -> DAG:
     :param kwargs: further arguments of :class:`airflow.sdk.DAG`.
     """
     kwargs.setdefault("schedule", None)
+    # No start date: with one in the past, every DAG would make up for its last time as soon as it is installed.
     tags = {TAG, *kwargs.pop("tags", ())}
     doc = kwargs.pop("doc_md", "")
     return DAG(
         dag_id,
         description=description,
         doc_md=f"{description}.\n\n{doc}".strip(),
-        start_date=START,
         catchup=False,
         max_active_runs=1,
         is_paused_upon_creation=False,

@@ -10,7 +10,7 @@ from pathlib import Path
 from airflow.sdk import DAG, Param
 
 from airflow_provider_rtlake.bench import dbt
-from airflow_provider_rtlake.dag_factories.common import OWNER, START, TAG, log_link, wanted
+from airflow_provider_rtlake.dag_factories.common import OWNER, TAG, log_link, wanted
 from airflow_provider_rtlake.dag_factories.dbt import MANIFEST
 
 MODES = {
@@ -34,7 +34,6 @@ def _dag(name: str) -> DAG:
         description=MODES[name],
         doc_md=f"{MODES[name][0].upper()}{MODES[name][1:]}. Started by `rtlake bench airflow {name}`.",
         schedule=None,
-        start_date=START,
         catchup=False,
         max_active_runs=1,
         max_active_tasks=1 if name == "dbt_node_by_node" else 16,  # DuckDB has one writer

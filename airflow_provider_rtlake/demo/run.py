@@ -23,6 +23,7 @@ from airflow_provider_rtlake.streams.model import Stream
 
 SALES = "public.source_sales"
 ADMIN = "airflow_admin"  # name of the secret
+_HISTORIES = "scd2_"  # begins the name of every DAG that merges
 _DEPLOY_SECONDS = 420.0
 _RUN_SECONDS = 600.0
 
@@ -100,23 +101,30 @@ class Demo:
         :raises RtlakeError: a step could not be done; what does not agree is in the report instead.
         """
         try:
-            self._rows_and_deployment()
-            found = captured(self._access, load_connectors(self._folder))
-            checks = [TableCheck(self._access, stream, schema) for stream, schema in found]
-            sales = next((stream for stream, _ in found if stream.source == SALES), None)
-            self._changes(checks)
-            if sales is not None:
-                self._freshness(sales)
-            self._histories(sales)
-            with self._steps.step("dbt gold models and Airflow's checks"):
-                self._airflow.run(["lakehouse_gold", "lakehouse_checks"], limit=_RUN_SECONDS, watch=self._watch)
-            self._compare(checks, sales)
+            with self._steps.step("Airflow: DAGs are read"):
+                self._airflow.wait_for_dag("lakehouse_deploy")
+            # What is measured runs alone; and no merge takes the processors from lanes that still warm up.
+            with self._airflow.quiet([*self._airflow.dags("lakehouse_"), *self._airflow.dags(_HISTORIES)]):
+                self._all()
         except psycopg.Error as error:
             raise ServiceError("PostgreSQL", str(error).strip()) from error
         finally:
             self._access.close()
             self._airflow.close()
         return self.report
+
+    def _all(self) -> None:
+        self._rows_and_deployment()
+        found = captured(self._access, load_connectors(self._folder))
+        checks = [TableCheck(self._access, stream, schema) for stream, schema in found]
+        sales = next((stream for stream, _ in found if stream.source == SALES), None)
+        self._changes(checks)
+        if sales is not None:
+            self._freshness(sales)
+        self._histories(sales)
+        with self._steps.step("dbt gold models and Airflow's checks"):
+            self._airflow.run(["lakehouse_gold", "lakehouse_checks"], limit=_RUN_SECONDS, watch=self._watch)
+        self._compare(checks, sales)
 
     def _watch(self, dag: str, what: str) -> None:
         self._steps.say(f"{dag} {what}")
@@ -127,7 +135,6 @@ class Demo:
             done = inputs.bring_rows(conn, self._given, lambda rows: self._steps.say(f"{rows:,} trips"))
             self._steps.say(_brought(done, "rows"))
         with self._steps.step("Deployment by Airflow: connectors, Flink jobs, Pinot tables"):
-            self._airflow.wait_for_dag("lakehouse_deploy")
             self._airflow.run(["lakehouse_deploy"], limit=_DEPLOY_SECONDS, watch=self._watch)
 
     def _changes(self, checks: list[TableCheck]) -> None:
@@ -144,7 +151,7 @@ class Demo:
             self.report.freshness["bronze"] = meter.measure("bronze", probes=10, every=1.0)
 
     def _histories(self, sales: Stream | None) -> None:
-        dags = self._airflow.dags("scd2_")
+        dags = self._airflow.dags(_HISTORIES)
 
         def publish() -> None:
             self._airflow.run(dags, limit=_RUN_SECONDS, watch=self._watch)
