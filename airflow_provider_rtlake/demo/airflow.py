@@ -137,7 +137,7 @@ class Airflow:
         conf: dict[str, Any] | None = None,
         watch: Watch | None = None,
     ) -> None:
-        """Trigger DAGs side by side and wait for them; see :meth:`wait`. One that is paused is paused again after it."""
+        """Trigger DAGs side by side and wait for them; see :meth:`wait`. A paused one is paused again after it."""
         paused = self.paused()
         runs = {dag: self.trigger(dag, conf) for dag in dags}
         for dag in dags:  # not before: what its schedule has in store for it comes after this run
