@@ -13,8 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -203,7 +202,7 @@ def _one(
 ) -> dict[str, Any]:
     by_dag, by_hand, tasks = Series(), Series(), 0
     priority = _priority(stack)
-    with _unpaused(airflow, comparison.dag):
+    with airflow.unpaused([comparison.dag]):
         for number in range(runs + 1):
             hand = sum(_step(command, comparison.env, priority) for command in comparison.steps)
             dag, tasks = _dag_run(airflow, comparison)
@@ -219,17 +218,6 @@ def _one(
         "tasks": tasks,
         "nice": priority,
     }
-
-
-@contextmanager
-def _unpaused(airflow: Airflow, dag: str) -> Iterator[None]:
-    was = airflow.paused().get(dag, False)
-    airflow.unpause(dag)
-    try:
-        yield
-    finally:
-        if was:
-            airflow.pause(dag)
 
 
 def _dag_run(airflow: Airflow, comparison: Comparison) -> tuple[float, int]:

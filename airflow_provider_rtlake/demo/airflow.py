@@ -84,6 +84,22 @@ class Airflow:
             for dag in dags:
                 self.unpause(dag)
 
+    @contextmanager
+    def unpaused(self, dags: Sequence[str]) -> Iterator[None]:
+        """Let DAGs run, also on their schedules; those that were paused are paused again at the end.
+
+        :param dags: their ids.
+        """
+        were = self.paused()
+        for dag in dags:
+            self.unpause(dag)
+        try:
+            yield
+        finally:
+            for dag in dags:
+                if were[dag]:
+                    self.pause(dag)
+
     def paused(self) -> dict[str, bool]:
         """Whether each DAG is paused."""
         return {
@@ -138,16 +154,9 @@ class Airflow:
         watch: Watch | None = None,
     ) -> None:
         """Trigger DAGs side by side and wait for them; see :meth:`wait`. A paused one is paused again after it."""
-        paused = self.paused()
         runs = {dag: self.trigger(dag, conf) for dag in dags}
-        for dag in dags:  # not before: what its schedule has in store for it comes after this run
-            self.unpause(dag)
-        try:
+        with self.unpaused(dags):  # not before: what their schedules have in store for them comes after these runs
             self.wait(runs, limit=limit, watch=watch)
-        finally:
-            for dag in dags:
-                if paused[dag]:
-                    self.pause(dag)
 
     @staticmethod
     def _run(dag: str, run: str) -> str:

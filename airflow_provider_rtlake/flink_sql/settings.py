@@ -115,8 +115,8 @@ class LaneSettings:
             "restart-strategy.exponential-delay.reset-backoff-threshold": "1 min",
             "parallelism.default": str(self.parallelism),
             "pipeline.object-reuse": "true",
-            # Iceberg's committer, alone in having a maximum of one, gets a thread of its own: where a commit took longer
-            # than the interval, the next checkpoint came before any message, and the lane read 50 messages a second.
+            # Iceberg's committer, the only one with a maximum of one, gets a thread of its own. In the source's, where
+            # a commit takes longer than the interval, the next checkpoint begins before any message is read.
             "pipeline.operator-chaining.chain-operators-with-different-max-parallelism": "false",
             "table.local-time-zone": "UTC",
         }
