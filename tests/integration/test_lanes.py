@@ -227,6 +227,12 @@ class Bench:
                 return
         pytest.fail(f"no process runs {main_class}")
 
+    def threads(self) -> list[str]:
+        """The operators of each thread of the bronze job."""
+        names = {lane.job.name for lane in self.lanes() if lane.job.name.startswith("bronze.")}
+        jobs = [job for job in self.client.jobs() if job.name in names and job.all_tasks_running]
+        return [vertex["name"] for job in jobs for vertex in self.client.vertices(job.job_id)]
+
     def wait_for_tasks(self) -> None:
         """Until every lane's tasks run (again)."""
         names = {lane.job.name for lane in self.lanes()}
@@ -285,6 +291,7 @@ def bench(stack: Stack) -> Iterator[Bench]:
 def test_lanes_are_exact_through_kills_and_a_column_added_under_load(bench: Bench) -> None:
     assert bench.apply() == ["start", "start"]
     assert bench.apply() == ["keep", "keep"]
+    assert "IcebergFilesCommitter" in bench.threads(), "a slow commit would hold up the reading of messages"
     source = Source(bench.stack.kafka_bootstrap, bench.stream.topic, rate=100)
     source.start()
     try:

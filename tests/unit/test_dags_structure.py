@@ -67,6 +67,7 @@ def test_the_projects_own_dags(no_network: None) -> None:
     for dag in dags.values():
         assert dag.max_active_runs == 1
         assert dag.catchup is False
+        assert dag.start_date is None, "a start in the past runs everything as soon as it is installed"
         for task in dag.tasks:
             callbacks: Any = task.on_failure_callback
             assert dag_factories.log_link in (callbacks if isinstance(callbacks, (list, tuple)) else [callbacks])
