@@ -63,9 +63,9 @@ def lakehouse_dag(dag_id: str, *, description: str, **kwargs: Any) -> DAG:
     :param kwargs: further arguments of :class:`airflow.sdk.DAG`.
     """
     kwargs.setdefault("schedule", None)
-    # No start date: with one in the past, every DAG would make up for its last time as soon as it is installed.
     tags = {TAG, *kwargs.pop("tags", ())}
     doc = kwargs.pop("doc_md", "")
+    # No start date: with one in the past, every DAG would make up for its last time as soon as it is installed.
     return DAG(
         dag_id,
         description=description,

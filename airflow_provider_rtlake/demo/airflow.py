@@ -97,7 +97,7 @@ class Airflow:
             yield
         finally:
             for dag in dags:
-                if were[dag]:
+                if were.get(dag):
                     self.pause(dag)
 
     def paused(self) -> dict[str, bool]:
