@@ -33,13 +33,20 @@ def rotate(stack: Stack, wanted: Sequence[str], converge: Callable[[], None]) ->
         raise UserError(f"no secret {', '.join(unknown)}; there are: {', '.join(names(stack))}")
     if _FERNET in wanted and "airflow" not in stack.components:
         raise UserError(f"{_FERNET}: what it encrypts can only be encrypted anew while Airflow is installed")
-    plain = [name for name in wanted if name != _FERNET]
-    for name in plain:
-        _renew(stack, stack.home / "secrets" / name)
-    if plain:
+    for name in wanted:
+        if name != _FERNET:
+            _renew(stack, stack.home / "secrets" / name)
+    if _FERNET not in wanted:
         converge()
-    if _FERNET in wanted:
-        _rotate_fernet(stack, stack.home / "secrets" / _FERNET, converge)
+        return
+    path = stack.home / "secrets" / _FERNET
+    old = path.read_text().strip()
+    new = base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
+    _write(path, f"{new},{old}")  # Airflow reads with any key of the list and writes with the first
+    converge()
+    airflow.run_cli(stack, ["rotate-fernet-key"])
+    _write(path, new)
+    converge()
 
 
 def _renew(stack: Stack, path: Path) -> None:
@@ -49,17 +56,6 @@ def _renew(stack: Stack, path: Path) -> None:
         server = postgres.Server("127.0.0.1", stack.service("postgresql").port, stack.secret(path.name))
         postgres.set_superuser_password(server, new)
     path.with_suffix(".new").replace(path)
-
-
-def _rotate_fernet(stack: Stack, path: Path, converge: Callable[[], None]) -> None:
-    """Airflow reads with any key of the list and writes with the first: both keys, then encrypt anew, then one."""
-    old = path.read_text().strip()
-    new = base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
-    _write(path, f"{new},{old}")
-    converge()
-    airflow.run_cli(stack, ["rotate-fernet-key"])
-    _write(path, new)
-    converge()
 
 
 def _write(path: Path, value: str) -> None:
