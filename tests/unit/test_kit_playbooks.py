@@ -1,0 +1,60 @@
+"""What only Ansible itself can show: a few tasks of the roles, run on nothing but temporary folders."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PROJECT = Path(__file__).parents[2]
+ANSIBLE = PROJECT / "ansible"
+
+
+def play(folder: Path, playbook: Path, *options: str, **variables: Any) -> subprocess.CompletedProcess[str]:
+    """Run a playbook on this machine with what the kit's playbooks have.
+
+    :param folder: RTLAKE_HOME.
+    :param variables: on top of ``group_vars``.
+    """
+    given = {"rtlake_home": str(folder), "ansible_python_interpreter": sys.executable, **variables}
+    command = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", str(ANSIBLE / "inventories" / "local")]
+    environment = {
+        **os.environ,
+        "ANSIBLE_CONFIG": str(ANSIBLE / "ansible.cfg"),
+        "ANSIBLE_HOME": str(folder / "ansible"),
+        "ANSIBLE_LIBRARY": str(ANSIBLE / "library"),
+        "ANSIBLE_ACTION_PLUGINS": str(ANSIBLE / "action_plugins"),
+        "ANSIBLE_FORCE_COLOR": "0",
+    }
+    return subprocess.run(
+        [*command, *options, "-e", json.dumps(given), str(playbook)],
+        env=environment,
+        cwd=ANSIBLE,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def playbook_of(folder: Path, *tasks: dict[str, Any]) -> Path:
+    """A playbook of some tasks, with the kit's ``group_vars``."""
+    path = folder / "tasks.yml"
+    loaded = [str(file) for file in sorted((ANSIBLE / "group_vars" / "all").glob("*.yml"))]
+    path.write_text(
+        json.dumps([{"hosts": "rtlake", "gather_facts": False, "vars_files": loaded, "tasks": list(tasks)}])
+    )
+    return path
+
+
+@pytest.mark.parametrize(("role", "other"), [("s3proxy", "minio/data"), ("minio", "s3proxy/buckets")])
+def test_a_lake_in_the_other_object_store_is_not_hidden(tmp_path: Path, role: str, other: str) -> None:
+    lake = tmp_path / "var" / other / "lakehouse" / "warehouse"
+    lake.mkdir(parents=True)
+    done = play(tmp_path, playbook_of(tmp_path, {"include_role": {"name": role}}))
+    assert done.returncode == 2
+    assert f"{lake.parents[1]} holds the lake already" in done.stdout
