@@ -58,3 +58,13 @@ def test_a_lake_in_the_other_object_store_is_not_hidden(tmp_path: Path, role: st
     done = play(tmp_path, playbook_of(tmp_path, {"include_role": {"name": role}}))
     assert done.returncode == 2
     assert f"{lake.parents[1]} holds the lake already" in done.stdout
+
+
+@pytest.mark.parametrize(("broken", "told"), [("nothing", ""), ("status", "status found faults")])
+def test_health_says_what_status_and_doctor_found_and_fails_then(tmp_path: Path, broken: str, told: str) -> None:
+    entry = tmp_path / "rtlake"
+    entry.write_text(f'#!/bin/sh\necho "$1 has spoken"\ntest "$1" != "{broken}"\n')
+    entry.chmod(0o755)
+    done = play(tmp_path, ANSIBLE / "health.yml", rtlake_project=str(tmp_path))
+    assert done.returncode == (2 if told else 0)
+    assert "status has spoken" in done.stdout and "doctor has spoken" in done.stdout and told in done.stdout
