@@ -19,7 +19,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from airflow_provider_rtlake.exceptions import TerminalError, UserError
+from airflow_provider_rtlake.exceptions import ServiceUnavailable, TerminalError, UserError
 from airflow_provider_rtlake.kit.stack import Stack, read_secret
 
 CLI_SECONDS = 600  # for one run of Airflow's command line: a migration on a busy machine
@@ -42,17 +42,23 @@ class Database:
     user: str = "airflow"
 
     def connect(self) -> Any:
-        """A psycopg connection; commits nothing by itself."""
+        """A psycopg connection; commits nothing by itself.
+
+        :raises ServiceUnavailable: PostgreSQL does not answer, or refuses the login.
+        """
         import psycopg
 
-        return psycopg.connect(
-            host=self.host,
-            port=self.port,
-            user=self.user,
-            password=self.password,
-            dbname=self.name,
-            connect_timeout=10,
-        )
+        try:
+            return psycopg.connect(
+                host=self.host,
+                port=self.port,
+                user=self.user,
+                password=self.password,
+                dbname=self.name,
+                connect_timeout=10,
+            )
+        except psycopg.OperationalError as error:
+            raise ServiceUnavailable("PostgreSQL", str(error)) from error
 
 
 def airflow_env(home: Path) -> dict[str, str]:
@@ -227,14 +233,17 @@ def converge(stack: Stack, pools: Mapping[str, int], *, check: bool = False) -> 
     :param pools: slots of each pool.
     :param check: only tell.
     :raises AirflowCommandFailed: Airflow refused.
+    :raises ServiceUnavailable: its database does not answer.
     """
     db = database(stack)
-    if migrate(stack, db, check=check):
-        changes = ["database"]
-        if check:
-            return changes
-    else:
-        changes = []
+    try:
+        changes = ["database"] if migrate(stack, db, check=check) else []
+    except ServiceUnavailable:
+        if not check:
+            raise
+        return ["PostgreSQL does not run yet"]
+    if changes and check:
+        return changes
     wanted = wanted_connections(stack)
     with db.connect() as connection:
         names = differing(wanted, stored_connections(connection, read_secret(stack.home, "airflow_fernet")))

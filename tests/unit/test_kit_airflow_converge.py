@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cryptography.fernet import Fernet
 
-from airflow_provider_rtlake.exceptions import UserError
+from airflow_provider_rtlake.exceptions import ServiceUnavailable, UserError
 from airflow_provider_rtlake.kit import airflow
 from airflow_provider_rtlake.kit.stack import Stack
 
@@ -126,3 +127,16 @@ def test_stored_values_are_decrypted_and_foreign_keys_count_as_absent() -> None:
     assert sorted(found) == ["a", "c"]
     assert (found["a"]["password"], found["a"]["extra"]) == ("pw", {"x": 1})
     assert (found["c"]["password"], found["c"]["extra"]) == (None, {})
+
+
+def test_a_database_that_does_not_answer_is_an_error_but_none_of_a_check(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as closed:  # bound, so that nobody else takes it; nobody listens
+        closed.bind(("127.0.0.1", 0))
+        nobody = airflow.Database("127.0.0.1", closed.getsockname()[1], "secret-word")
+        monkeypatch.setattr(airflow, "database", lambda _: nobody)
+        assert airflow.converge(Stack.load(home), {}, check=True) == ["PostgreSQL does not run yet"]
+        with pytest.raises(ServiceUnavailable, match="PostgreSQL: .*refused") as refused:
+            airflow.converge(Stack.load(home), {})
+    assert "secret-word" not in str(refused.value)
