@@ -116,11 +116,14 @@ def _python(version: tuple[int, ...]) -> list[str]:
 
 
 def _listen(address: str) -> list[str]:
+    if address == _LOOPBACK:
+        return []
     try:
-        if ipaddress.ip_address(address).is_loopback:
-            return []
+        loopback = ipaddress.ip_address(address).is_loopback
     except ValueError:
-        return [f"rtlake_listen is {address!r}: it must be an address such as {_LOOPBACK}"]
+        loopback = True  # a name, or nothing
+    if loopback:  # URLs without brackets, PostgreSQL's logins, the kit's own probes
+        return [f"rtlake_listen is {address!r}: it must be {_LOOPBACK}, which is all that works"]
     return [
         f"rtlake_listen is {address}: the services would be open to the network without TLS and login, which this "
         f"version cannot set up. Leave {_LOOPBACK} and put a proxy with TLS and a login in front"

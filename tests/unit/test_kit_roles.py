@@ -107,14 +107,22 @@ def test_the_distribution_is_read(tmp_path: Path, text: str, expected: str) -> N
     assert preflight.distribution(tmp_path / "os-release") == expected
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1", "127.1.2.3", "::1"])
-def test_loopback_is_fine(address: str) -> None:
-    assert preflight._listen(address) == []
-
-
-@pytest.mark.parametrize("address", ["0.0.0.0", "192.168.1.5", "::", "localhost", ""])  # noqa: S104
-def test_listening_for_others_is_refused(address: str) -> None:
-    assert len(preflight._listen(address)) == 1
+@pytest.mark.parametrize(
+    ("address", "told"),
+    [
+        ("127.0.0.1", None),
+        ("0.0.0.0", "without TLS and login"),  # noqa: S104
+        ("192.168.1.5", "without TLS and login"),
+        ("::", "without TLS and login"),
+        ("127.1.2.3", "must be 127.0.0.1"),
+        ("::1", "must be 127.0.0.1"),
+        ("localhost", "must be 127.0.0.1"),
+        ("", "must be 127.0.0.1"),
+    ],
+)
+def test_the_address_on_which_services_listen(address: str, told: str | None) -> None:
+    problems = preflight._listen(address)
+    assert [told in problem for problem in problems] == ([True] if told else [])
 
 
 def test_an_unsupported_release_is_named(tmp_path: Path) -> None:
@@ -134,11 +142,11 @@ def test_the_versions_of_python(version: tuple[int, int], problems: int) -> None
 
 
 def test_variables_of_the_command_line() -> None:
-    given = ["flink_taskmanager_heap_mb=2048", "flink_config={a.b: 1}", "flink_prometheus=true", "flink_bucket="]
+    given = ["flink_taskmanager_heap_mb=2048", "flink_config={a.b: 1}", "trino_postgresql_case_insensitive=false", "flink_bucket="]
     assert variables.assigned(PROJECT, given) == {
         "flink_taskmanager_heap_mb": 2048,
         "flink_config": {"a.b": 1},
-        "flink_prometheus": True,
+        "trino_postgresql_case_insensitive": False,
         "flink_bucket": None,
     }
 
