@@ -68,3 +68,26 @@ def test_health_says_what_status_and_doctor_found_and_fails_then(tmp_path: Path,
     done = play(tmp_path, ANSIBLE / "health.yml", rtlake_project=str(tmp_path))
     assert done.returncode == (2 if told else 0)
     assert "status has spoken" in done.stdout and "doctor has spoken" in done.stdout and told in done.stdout
+
+
+def test_names_that_a_user_may_choose_are_the_same_everywhere(tmp_path: Path) -> None:
+    roles = ANSIBLE / "roles"
+    read = [{"include_vars": str(roles / role / "vars" / "main.yml")} for role in ("postgresql", "trino")]
+    stack = {"src": str(roles / "common" / "templates" / "stack.json.j2"), "dest": str(tmp_path / "stack.json")}
+    store = {"src": str(roles / "s3proxy" / "templates" / "s3proxy.properties.j2"), "dest": str(tmp_path / "s3")}
+    shown = {
+        "dest": str(tmp_path / "names.json"),
+        "content": "{{ [postgresql_databases[0].name, trino_builtin_catalogs] | to_json }}",
+    }
+    tasks = [*read, {"template": stack}, {"template": store}, {"copy": shown}]
+    given = {"rtlake_source_database": "shop", "rtlake_s3_access_key": "someone", "rtlake_secrets": {"s3": "secret"}}
+    defaults = {"trino_postgresql_case_insensitive": True, "trino_postgresql_name_cache": "1s"}
+    done = play(tmp_path, playbook_of(tmp_path, *tasks), **given, **defaults)
+    assert done.returncode == 0, done.stdout
+    connections = json.loads((tmp_path / "stack.json").read_text())["connections"]
+    assert connections["rtlake_source"]["schema"] == "shop"
+    assert connections["rtlake_s3"]["login"] == "someone"
+    assert "s3proxy.identity=someone\n" in (tmp_path / "s3").read_text()
+    database, catalogs = json.loads((tmp_path / "names.json").read_text())
+    assert database == "shop"
+    assert catalogs["postgresql"]["connection-url"] == "jdbc:postgresql://127.0.0.1:5432/shop"
