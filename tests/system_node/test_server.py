@@ -55,6 +55,16 @@ def test_check_shows_no_difference(server: Server) -> None:
     assert "+++" not in play.text
 
 
+def test_a_timer_goes_with_what_it_is_for(server: Server) -> None:
+    server.play("site.yml", "--tags", "upkeep", rtlake_backup_folder="/srv/backups")
+    assert server.run("systemctl is-enabled rtlake-backup.timer").strip() == "enabled"
+    server.play("site.yml", "--tags", "upkeep")
+    assert not server.run("systemctl list-units --all --plain --no-legend 'rtlake-backup*'").strip()
+    assert not server.run("find /etc/systemd/system -name 'rtlake-backup*'").strip()
+    play = server.play("site.yml", "--tags", "upkeep")
+    assert (play.changed, play.failed) == (0, 0), play.changes
+
+
 def test_units_are_hardened(server: Server) -> None:
     scores = {}
     for unit in server.units():

@@ -13,6 +13,7 @@ import pytest
 
 PROJECT = Path(__file__).parents[2]
 ANSIBLE = PROJECT / "ansible"
+SYSTEM = "/etc/systemd/system"
 
 
 def play(folder: Path, playbook: Path, *options: str, **variables: Any) -> subprocess.CompletedProcess[str]:
@@ -91,3 +92,34 @@ def test_names_that_a_user_may_choose_are_the_same_everywhere(tmp_path: Path) ->
     database, catalogs = json.loads((tmp_path / "names.json").read_text())
     assert database == "shop"
     assert catalogs["postgresql"]["connection-url"] == "jdbc:postgresql://127.0.0.1:5432/shop"
+
+
+@pytest.mark.parametrize(
+    ("days", "folder", "without", "there"),
+    [
+        (30, "/srv/backups", [], {"tidy", "backup"}),
+        (0, "", [], set()),
+        (30, "", [], {"tidy"}),
+        (30, "/srv/backups", ["airflow"], {"backup"}),
+    ],
+)
+def test_a_timer_goes_with_what_it_is_for(
+    tmp_path: Path, days: int, folder: str, without: list[str], there: set[str]
+) -> None:
+    role = ANSIBLE / "roles" / "upkeep"
+    read = [{"include_vars": str(role / part / "main.yml")} for part in ("defaults", "vars")]
+    shown = {"dest": str(tmp_path / "files.json"), "content": "{{ upkeep_files | to_json }}"}
+    given = {
+        "upkeep_tidy_days": days,
+        "rtlake_backup_folder": folder,
+        "rtlake_components": [c for c in ("postgresql", "airflow") if c not in without],
+    }
+    done = play(tmp_path, playbook_of(tmp_path, *read, {"copy": shown}), **given)
+    assert done.returncode == 0, done.stdout
+    states = {entry["path"]: entry.get("state", "file") for entry in json.loads((tmp_path / "files.json").read_text())}
+    for name in ("tidy", "backup"):
+        for path in (
+            f"{tmp_path}/etc/upkeep/{name}.sh",
+            *(f"{SYSTEM}/rtlake-{name}.{k}" for k in ("service", "timer")),
+        ):
+            assert states[path] == ("file" if name in there else "absent")
