@@ -137,6 +137,6 @@ def test_a_database_that_does_not_answer_is_an_error_but_none_of_a_check(
         nobody = airflow.Database("127.0.0.1", closed.getsockname()[1], "secret-word")
         monkeypatch.setattr(airflow, "database", lambda _: nobody)
         assert airflow.converge(Stack.load(home), {}, check=True) == ["PostgreSQL does not run yet"]
-        with pytest.raises(ServiceUnavailable, match="PostgreSQL: .*refused") as refused:
+        with pytest.raises(ServiceUnavailable, match=r"PostgreSQL: .*refused") as refused:
             airflow.converge(Stack.load(home), {})
     assert "secret-word" not in str(refused.value)

@@ -142,7 +142,12 @@ def test_the_versions_of_python(version: tuple[int, int], problems: int) -> None
 
 
 def test_variables_of_the_command_line() -> None:
-    given = ["flink_taskmanager_heap_mb=2048", "flink_config={a.b: 1}", "trino_postgresql_case_insensitive=false", "flink_bucket="]
+    given = [
+        "flink_taskmanager_heap_mb=2048",
+        "flink_config={a.b: 1}",
+        "trino_postgresql_case_insensitive=false",
+        "flink_bucket=",
+    ]
     assert variables.assigned(PROJECT, given) == {
         "flink_taskmanager_heap_mb": 2048,
         "flink_config": {"a.b": 1},
