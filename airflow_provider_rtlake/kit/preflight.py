@@ -17,6 +17,8 @@ from typing import Any
 
 import psutil
 
+from airflow_provider_rtlake.kit import supervise
+
 _SOCKET_PATH_LIMIT = 100  # bytes; Linux allows 107
 _LOOPBACK = "127.0.0.1"
 SUPPORTED = ("debian-12", "ubuntu-22.04")  # as in roles/common/vars
@@ -59,6 +61,7 @@ def check(wanted: Wanted) -> tuple[dict[str, Any], list[str]]:
         *_memory(wanted),
         *_disk(wanted),
         *_home(wanted),
+        *_units(wanted),
         *ports_taken(wanted.ports, lambda pid: is_ours(pid, wanted.home)),
     ]
     if java is None:
@@ -168,6 +171,17 @@ def _home(wanted: Wanted) -> list[str]:
             reached.append(Path(sys.base_prefix))
         problems += _closed(reached)
     return problems
+
+
+def _units(wanted: Wanted) -> list[str]:
+    if wanted.supervisor != "systemd":
+        return []
+    return [
+        f"the units rtlake-* of this machine run {home}: systemd can have one stack. Take that one away "
+        f"(RTLAKE_HOME={home} ./rtlake destroy), or put this one under supervisord "
+        "('rtlake up --supervisor supervisord --port-offset N')"
+        for home in sorted({*supervise.homes_of_units().values()} - {wanted.home})
+    ]
 
 
 def _closed(paths: Sequence[Path]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import pwd
 import shutil
 import subprocess
@@ -13,7 +14,8 @@ from airflow_provider_rtlake.exceptions import UserError
 from airflow_provider_rtlake.kit import artifacts, settings, supervise
 from airflow_provider_rtlake.kit.stack import Stack
 
-UNITS = Path("/etc/systemd/system")
+# Tells the distribution's packages not to make a cluster of their own: roles/postgresql/tasks/distribution.yml.
+_NO_CLUSTER = Path("/etc/postgresql-common/createcluster.d/rtlake.conf")
 # Software below opt/ by component; others have their own name.
 _SOFTWARE: dict[str, tuple[str, ...]] = {
     "zookeeper": ("pinot",),
@@ -66,9 +68,11 @@ def remove_units(names: Sequence[str]) -> None:
 
     :param names: without their suffix.
     """
-    files = [f for name in names for f in (UNITS / f"{name}.service", UNITS / f"{name}.timer") if f.exists()]
-    if files:
-        subprocess.run(["systemctl", "disable", "--now", "--quiet", *(f.name for f in files)], check=False)
+    paths = (supervise.UNITS / f"{name}.{kind}" for name in names for kind in ("service", "timer"))
+    files = [path for path in paths if path.exists()]
+    if not files:
+        return
+    subprocess.run(["systemctl", "disable", "--now", "--quiet", *(f.name for f in files)], check=False)
     for file in files:
         file.unlink()
     subprocess.run(["systemctl", "daemon-reload"], check=False)
@@ -104,13 +108,15 @@ def remove_everything(stack: Stack | None, home: Path, *, data: bool, environmen
 
     :param stack: with its services stopped; None where an installation stopped half way.
     :param home: RTLAKE_HOME.
-    :param data: also data, secrets and the accounts that own them.
+    :param data: also data, secrets and, unless units of another stack are there, the accounts that own them.
     :param environment: also the Python environment, from which this may be running.
     """
     ours = _accounts()  # before the roles that name them go
     server = stack is not None and stack.supervisor == "systemd"
-    if server:
-        remove_units(sorted({p.stem for p in UNITS.glob("rtlake-*.*")}))
+    remove_units([name for name, of in supervise.homes_of_units().items() if of == home])
+    alone = not supervise.homes_of_units()
+    if alone and os.geteuid() == 0:
+        _NO_CLUSTER.unlink(missing_ok=True)
     parts = [*_PARTS, *(_DATA if data else ()), *(("venv", ".environment.lock") if environment else ())]
     for part in parts:
         path = home / part
@@ -120,7 +126,7 @@ def remove_everything(stack: Stack | None, home: Path, *, data: bool, environmen
             path.unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         home.rmdir()
-    if data and server:  # where supervisord runs, another stack of this machine may have the same account
+    if data and server and alone:  # where supervisord runs, another stack of this machine may have the same account
         for account in ours:
             subprocess.run(["userdel", account], check=False, capture_output=True)
         ours = _accounts()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import http.client
+import re
 import socket
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from airflow_provider_rtlake.exceptions import TerminalError, WaitTimeout
 
 _ORPHAN_SECONDS = 30.0  # for what a killed supervisord left behind to end
 UNITS = Path("/etc/systemd/system")
+_START = re.compile(r"^ExecStart=(?P<home>/.+)/etc/[^/]+/[^/]+\.sh$", re.MULTILINE)
 _START_SECONDS = 20.0  # for supervisord itself to answer
 
 
@@ -184,6 +186,19 @@ class Systemd(Supervisor):
     def refresh(self) -> None:
         """See base class."""
         _systemctl("daemon-reload")
+
+
+def homes_of_units() -> dict[str, Path]:
+    """RTLAKE_HOME of each ``rtlake-*`` unit of this machine, by the unit's name without suffix.
+
+    There is one set of names a machine: two homes cannot both have units.
+    """
+    found = {}
+    for path in sorted(UNITS.glob("rtlake-*.service")):
+        start = _START.search(path.read_text(errors="replace"))
+        if start:
+            found[path.stem] = Path(start["home"])
+    return found
 
 
 def _unit(name: str) -> str:

@@ -106,6 +106,13 @@ def test_listening_for_others_is_refused(server: Server) -> None:
     assert "without TLS and login" in play.text
 
 
+def test_a_second_home_is_refused(server: Server) -> None:
+    play = server.play("site.yml", ok=False, rtlake_home="/opt/second", rtlake_port_offset=20000)
+    assert play.failed == 1
+    assert f"run {HOME}" in play.text
+    server.run("rm -rf /opt/second")
+
+
 def test_prometheus_reaches_every_service_and_knows_the_rules(lakehouse: Server) -> None:
     limit, down = time.monotonic() + 180, ["not asked yet"]
     while down:  # each is asked every 15 to 60 s
@@ -498,5 +505,6 @@ def test_destroy_takes_everything_away_and_lists_what_it_keeps(server: Server) -
     for kept in (f"kept: {HOME}/var", f"kept: {HOME}/secrets", "downloads"):
         assert kept in play.text
     assert server.units() == []
+    server.run("test ! -e /etc/postgresql-common/createcluster.d/rtlake.conf")
     assert server.run(f"ls {HOME}").split() == ["secrets", "var"]
     assert server.run("ss -Hltn").strip() == ""

@@ -9,8 +9,20 @@ from pathlib import Path
 import pytest
 
 from airflow_provider_rtlake.exceptions import UserError
-from airflow_provider_rtlake.kit import gobuild, remove, settings
+from airflow_provider_rtlake.kit import gobuild, preflight, remove, settings, supervise
 from airflow_provider_rtlake.kit.stack import Service, Stack
+
+
+@pytest.fixture(autouse=True)
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A machine's folders of units, and of what PostgreSQL's packages read, in place of the real ones."""
+    units = tmp_path / "units"
+    units.mkdir()
+    (tmp_path / "rtlake.conf").touch()
+    monkeypatch.setattr(supervise, "UNITS", units)
+    monkeypatch.setattr(remove, "_NO_CLUSTER", tmp_path / "rtlake.conf")
+    monkeypatch.setattr(remove.os, "geteuid", lambda: 0)
+    return units
 
 
 @pytest.fixture
@@ -86,6 +98,42 @@ def test_accounts_stay_where_another_stack_may_have_them(stack: Stack, monkeypat
     monkeypatch.setattr(remove.subprocess, "run", lambda *_, **__: pytest.fail("an account was removed"))
     stack = dataclasses.replace(stack, supervisor="supervisord")
     assert remove.remove_everything(stack, stack.home, data=True, environment=True) == ["account rtlake-postgresql"]
+
+
+def unit(machine: Path, home: Path | str, component: str, name: str) -> None:
+    (machine / f"rtlake-{name}.service").write_text(f"[Service]\nUser=x\nExecStart={home}/etc/{component}/{name}.sh\n")
+
+
+@pytest.mark.parametrize("another", [True, False])
+def test_only_units_of_this_home_go_and_accounts_with_the_last(
+    stack: Stack, machine: Path, monkeypatch: pytest.MonkeyPatch, another: bool
+) -> None:
+    commands: list[list[str]] = []
+    monkeypatch.setattr(remove, "_accounts", lambda: ["rtlake-kafka"])
+    monkeypatch.setattr(remove.subprocess, "run", lambda command, **_: commands.append(command))
+    unit(machine, stack.home, "kafka", "kafka")
+    unit(machine, stack.home, "upkeep", "tidy")
+    (machine / "rtlake-tidy.timer").touch()
+    (machine / "rtlake-of-the-user.service").write_text("[Service]\nExecStart=/usr/bin/true\n")
+    if another:
+        unit(machine, "/opt/another", "trino", "trino")
+    stack = dataclasses.replace(stack, supervisor="systemd")
+    remove.remove_everything(stack, stack.home, data=True, environment=True)
+    left = {"rtlake-of-the-user.service", *(["rtlake-trino.service"] if another else [])}
+    assert {path.name for path in machine.iterdir()} == left
+    assert (["userdel", "rtlake-kafka"] in commands) is not another
+    assert (machine.parent / "rtlake.conf").exists() is another
+
+
+def test_a_second_home_under_systemd_is_refused(machine: Path) -> None:
+    def problems(home: str, supervisor: str) -> list[str]:
+        return preflight._units(preflight.Wanted(Path(home), supervisor, {}, 1, 1))
+
+    unit(machine, "/opt/first", "kafka", "kafka")
+    unit(machine, "/opt/first", "trino", "trino")
+    assert problems("/opt/first", "systemd") == problems("/opt/second", "supervisord") == []
+    (problem,) = problems("/opt/second", "systemd")
+    assert "run /opt/first" in problem and "--supervisor supervisord" in problem
 
 
 def test_minio_fills_the_object_stores_place() -> None:
