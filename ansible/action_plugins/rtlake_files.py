@@ -26,6 +26,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         plain = [f["path"] for f in files if f.get("state", "file") == "file"]
         for unit in units:
             files += self._unit_files(role, unit, plain)
+        # Apart from what may be seen: the module hides them from logs and output, and nothing else.
+        arguments["contents"] = {f["path"]: f.pop("content") for f in files if "content" in f}
         arguments["files"] = files
         result.update(self._execute_module(module_name="rtlake_files", module_args=arguments, task_vars=task_vars))
         return result

@@ -23,10 +23,16 @@ options:
   owner: {description: Owner of each entry that names none, type: str, default: ""}
   group: {description: Group of each entry that names none, type: str, default: ""}
   files:
-    description: Entries with path, mode, and state directory, absent or file (with content, or template).
+    description: >-
+      Entries with path, mode, and state directory, absent or file. The action plugin takes a file's content or
+      template here, too.
     type: list
     elements: dict
     required: true
+  contents:
+    description: Content of each file by its path, which no output or log shows (from the action plugin).
+    type: dict
+    default: {}
 author: [RTLake]
 """
 EXAMPLES = r"""
@@ -41,7 +47,9 @@ paths: {description: What was changed, type: list, returned: always}
 """
 
 
-def apply(entry: dict[str, Any], defaults: tuple[str, str], check: bool) -> tuple[bool, dict[str, str]]:
+def apply(
+    entry: dict[str, Any], contents: dict[str, str], defaults: tuple[str, str], check: bool
+) -> tuple[bool, dict[str, str]]:
     """Bring one entry about; returns whether it changed, and its diff."""
     path = Path(entry["path"])
     state = entry.get("state", "file")
@@ -57,24 +65,26 @@ def apply(entry: dict[str, Any], defaults: tuple[str, str], check: bool) -> tupl
         if changed and not check:
             path.mkdir(parents=True, exist_ok=True)
     else:
-        changed, diff = write(path, entry["content"], mode, check)
+        changed, diff = write(path, contents[entry["path"]].encode(), mode, check)
     owner = entry["owner"] if "owner" in entry else defaults[0]
     group = entry["group"] if "group" in entry else defaults[1]
     return metadata(path, mode, owner, group, check) or changed, diff
 
 
-def write(path: Path, content: str, mode: int, check: bool) -> tuple[bool, dict[str, str]]:
+def write(path: Path, content: bytes, mode: int, check: bool) -> tuple[bool, dict[str, str]]:
     """Replace the file when its contents differ; it is never readable by more than the mode allows."""
-    old = path.read_text() if path.exists() else ""
-    if path.exists() and old == content:
+    there = path.exists()
+    old = path.read_bytes() if there else b""
+    if there and old == content:
         return False, {}
-    shown = mode & 0o004  # what not everybody may read is not shown either
-    before, after = (old, content) if shown else ("(hidden)\n", "(hidden, changed)\n")
+    # What not everybody may read, or might until now, is not shown either.
+    shown = mode & 0o004 and (not there or path.stat().st_mode & 0o004)
+    before, after = (old.decode(errors="replace"), content.decode()) if shown else ("(hidden)\n", "(hidden, changed)\n")
     lines = difflib.unified_diff(before.splitlines(True), after.splitlines(True), str(path), str(path))
     if not check:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-        with os.fdopen(handle, "w") as stream:
+        with os.fdopen(handle, "wb") as stream:
             stream.write(content)
         Path(temporary).chmod(mode)
         Path(temporary).replace(path)
@@ -108,13 +118,15 @@ def main() -> None:
             "owner": {"type": "str", "default": ""},
             "group": {"type": "str", "default": ""},
             "files": {"type": "list", "elements": "dict", "required": True},
+            "contents": {"type": "dict", "default": {}, "no_log": True},
         },
         supports_check_mode=True,
     )
     changed, diffs = [], []
     for entry in module.params["files"]:
         try:
-            did, diff = apply(entry, (module.params["owner"], module.params["group"]), module.check_mode)
+            defaults = (module.params["owner"], module.params["group"])
+            did, diff = apply(entry, module.params["contents"], defaults, module.check_mode)
         except (OSError, KeyError) as error:
             module.fail_json(msg=f"{entry.get('path')}: {error}")
         if did:

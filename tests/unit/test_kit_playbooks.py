@@ -123,3 +123,32 @@ def test_a_timer_goes_with_what_it_is_for(
             *(f"{SYSTEM}/rtlake-{name}.{k}" for k in ("service", "timer")),
         ):
             assert states[path] == ("file" if name in there else "absent")
+
+
+def test_files_tell_what_differs_but_no_secret(tmp_path: Path) -> None:
+    word = "a-secret-word"
+    (tmp_path / "secret").write_text("an-older-one\n")
+    (tmp_path / "secret").chmod(0o600)
+    (tmp_path / "public").write_bytes(b"port=1\n\xff\n")
+    files = [
+        {"path": str(tmp_path / "new"), "content": f"password={word}\n", "mode": "0640"},
+        {"path": str(tmp_path / "secret"), "content": "nothing\n", "mode": "0644"},
+        {"path": str(tmp_path / "public"), "content": "port=2\nhost=x\n", "mode": "0644"},
+    ]
+    task = {"rtlake_files": {"role": "common", "files": files}}
+    told = play(tmp_path, playbook_of(tmp_path, task), "--check", "--diff", "-vvv")
+    done = play(tmp_path, playbook_of(tmp_path, task), "--diff", "-vvv")
+    for one in (told, done):
+        assert one.returncode == 0, one.stdout
+        assert not [secret for secret in (word, "an-older-one") if secret in one.stdout + one.stderr]
+        assert all(f"+++ {entry['path']}\n" in one.stdout for entry in files)
+        assert "-port=1\n" in one.stdout and "+port=2\n" in one.stdout
+    assert [Path(entry["path"]).read_text() for entry in files] == [entry["content"] for entry in files]
+    assert "changed=0" in play(tmp_path, playbook_of(tmp_path, task)).stdout
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    files = [{"path": str(tmp_path / "tasks.yml" / "x"), "content": "a-secret-word", "mode": "0600"}]
+    done = play(tmp_path, playbook_of(tmp_path, {"rtlake_files": {"role": "common", "files": files}}), "-vvv")
+    assert done.returncode == 2
+    assert f"{files[0]['path']}: " in done.stdout and "a-secret-word" not in done.stdout + done.stderr
