@@ -58,6 +58,8 @@ def test_check_shows_no_difference(server: Server) -> None:
 def test_a_timer_goes_with_what_it_is_for(server: Server) -> None:
     server.play("site.yml", "--tags", "upkeep", rtlake_backup_folder="/srv/backups")
     assert server.run("systemctl is-enabled rtlake-backup.timer").strip() == "enabled"
+    server.run("systemctl start rtlake-backup.service && ls /srv/backups/rtlake-*/manifest.json", limit=1800)
+    server.run("rm -r /srv/backups")
     server.play("site.yml", "--tags", "upkeep")
     assert not server.run("systemctl list-units --all --plain --no-legend 'rtlake-backup*'").strip()
     assert not server.run("find /etc/systemd/system -name 'rtlake-backup*'").strip()

@@ -125,6 +125,21 @@ def test_a_timer_goes_with_what_it_is_for(
             assert states[path] == ("file" if name in there else "absent")
 
 
+def test_the_backup_gives_up_what_it_does_not_need(tmp_path: Path) -> None:
+    role = ANSIBLE / "roles"
+    read = {"include_vars": str(role / "upkeep" / "vars" / "main.yml")}
+    template = {"src": str(role / "common" / "templates" / "upkeep.service.j2"), "dest": str(tmp_path / "unit")}
+    tasks = [read, {"template": template, "vars": {"unit": "{{ upkeep_backup }}"}}]
+    given = {"upkeep_backup_when": "daily", "rtlake_backup_folder": "/srv/backups", "rtlake_cache": "/c"}
+    done = play(tmp_path, playbook_of(tmp_path, *tasks), **given)
+    assert done.returncode == 0, done.stdout
+    lines = [line.strip() for line in (tmp_path / "unit").read_text().splitlines()]
+    assert {"User=root", "NoNewPrivileges=true", "ProtectSystem=full", "RestrictNamespaces=true"} <= set(lines)
+    assert f"ReadWritePaths=-{tmp_path} -/c -/srv/backups" in lines
+    # systemd obeys only who has them; a private /tmp would swallow a backup made there.
+    assert not [line for line in lines if line.startswith(("CapabilityBoundingSet", "PrivateUsers", "PrivateTmp"))]
+
+
 def test_files_tell_what_differs_but_no_secret(tmp_path: Path) -> None:
     word = "a-secret-word"
     (tmp_path / "secret").write_text("an-older-one\n")
