@@ -28,8 +28,8 @@ from airflow_provider_rtlake.streams.connect_plan import Plan, action_of, diff_c
 from airflow_provider_rtlake.streams.dates import changed_dates
 from airflow_provider_rtlake.streams.epochs import Decision, Observed, decide, read_epochs, record_epoch
 from airflow_provider_rtlake.streams.load import Declarations
-from airflow_provider_rtlake.streams.model import Connector
-from airflow_provider_rtlake.streams.snapshots import ask_for_snapshot, read_progress
+from airflow_provider_rtlake.streams.model import Connector, Stream
+from airflow_provider_rtlake.streams.snapshots import ask_for_snapshot, read_progress, whole_snapshot
 from airflow_provider_rtlake.streams.source import SourceTable, read_tables
 from airflow_provider_rtlake.streams.source_access import SourceAccess
 from airflow_provider_rtlake.streams.source_deploy import (
@@ -40,6 +40,7 @@ from airflow_provider_rtlake.streams.source_deploy import (
     has_publication,
     plan_source,
     read_slot,
+    unpublished,
 )
 
 _WEEK_MS = str(7 * 24 * 3600 * 1000)
@@ -196,6 +197,7 @@ class ConnectorDeployment:
                 return None
             slot = read_slot(connection, connector.slot_name)
             publication = has_publication(connection, connector.publication)
+            left_out = unpublished(connection, connector)
             changes = plan_source(connection, connector, tables, access.replication_user)
         config = self.connect.config(name)
         observed = Observed(
@@ -205,6 +207,7 @@ class ConnectorDeployment:
             slot=slot,
             recorded=recorded,
             publication=publication,
+            returned=self._returned(left_out) if config is not None else (),
         )
         tied = {
             "slot.name": connector.slot_name,
@@ -236,6 +239,13 @@ class ConnectorDeployment:
             epoch=decision.reason,
         )
         return Prepared(connector, access, tables, observed, decision, desired, changes, plan)
+
+    def _returned(self, left_out: Sequence[Stream]) -> tuple[str, ...]:
+        """The unpublished tables that an epoch has read before, whichever: their histories may hold rows that are gone.
+
+        Only the snapshot that a new epoch begins with tells the merge of them; one between two transactions does not.
+        """
+        return tuple(stream.source for stream in left_out if whole_snapshot(self.kafka, stream) is not None)
 
     def _trace(self, name: str) -> str:
         status = self.connect.status(name)
@@ -308,6 +318,8 @@ class ConnectorDeployment:
 
     def _apply(self, one: Prepared) -> Applied:
         name = one.connector.connector
+        if one.decision.new:  # noted before its reason may be gone: that the publication was, or a table in it
+            record_epoch(self.kafka, name, one.decision)
         topics = self.kafka.ensure(declared_topics(one.connector))
         with one.access.connect() as connection:
             source = apply_source(connection, one.source_changes)
@@ -335,12 +347,11 @@ class ConnectorDeployment:
     def _begin_epoch(self, one: Prepared) -> None:
         """Stop, forget the offsets, drop the slot, go on: what follows is a complete snapshot with the new number.
 
-        Killed at any point and called again it ends in the same state, because the number is noted first and the
-        configuration, which carries it, is written last.
+        Killed at any point and called again it ends in the same state, because the number was noted before anything
+        else and the configuration, which carries it, is written last.
         """
         name = one.connector.connector
         self.say(f"{name}: epoch {one.decision.epoch.number}: {one.decision.reason}")
-        record_epoch(self.kafka, name, one.decision)
         if one.observed.config is None:
             self.connect.create(name, one.desired, stopped=True)
         else:

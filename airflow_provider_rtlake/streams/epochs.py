@@ -32,6 +32,7 @@ class Observed:
     :param slot: the server and the declared replication slot.
     :param recorded: the newest epoch that was ever begun; 0 where none was.
     :param publication: whether the declared publication is there.
+    :param returned: tables that were captured before and that the publication leaves out, wholly or in part.
     """
 
     config: Mapping[str, str] | None
@@ -40,6 +41,7 @@ class Observed:
     slot: SlotState
     recorded: int
     publication: bool
+    returned: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,10 @@ def _reason(observed: Observed, running: Epoch | None, desired: Mapping[str, str
         (
             observed.has_offsets and not observed.publication,
             "the publication was gone while the slot held log",
+        ),
+        (
+            bool(observed.returned),
+            f"changes of {', '.join(observed.returned)}, captured before, were not published for a while",
         ),
         (
             any(text in observed.trace for text in _GONE),

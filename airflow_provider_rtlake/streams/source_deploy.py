@@ -19,6 +19,15 @@ from airflow_provider_rtlake.streams.source import SourceTable
 LOCK_SECONDS = 15  # that a change of a table waits for its users: it would block everybody behind it
 _PUBLISH = "insert, update, delete, truncate"
 _SCHEMAS_PUBLISHED = 150000  # the version from which whole schemas can be published, and rows and columns filtered
+# Tables that a publication publishes every change of, in full.
+_WHOLE = """
+SELECT t.schemaname, t.tablename FROM pg_publication_tables t
+JOIN pg_publication p ON p.pubname = t.pubname
+JOIN pg_namespace n ON n.nspname = t.schemaname JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = t.tablename
+LEFT JOIN pg_publication_rel r ON r.prpubid = p.oid AND r.prrelid = c.oid
+WHERE p.pubname = %s AND p.pubinsert AND p.pubupdate AND p.pubdelete AND p.pubtruncate
+  AND to_jsonb(r) ->> 'prqual' IS NULL AND to_jsonb(r) ->> 'prattrs' IS NULL
+"""
 
 Connection = psycopg.Connection[dict[str, Any]]
 
@@ -286,6 +295,18 @@ def has_publication(connection: Connection, name: str) -> bool:
     """
     with _explained(f"looking for the publication {name}"):
         return bool(connection.execute("SELECT 1 AS found FROM pg_publication WHERE pubname = %s", (name,)).fetchall())
+
+
+def unpublished(connection: Connection, connector: Connector) -> list[Stream]:
+    """The declared tables that the publication leaves out, or does not publish every change of.
+
+    :param connection: to the source database.
+    :param connector: the declaration.
+    """
+    with _explained(f"reading the publication {connector.publication}"):
+        rows = connection.execute(_WHOLE, (connector.publication,)).fetchall()
+    whole = {(row["schemaname"], row["tablename"]) for row in rows}
+    return [stream for stream in connector.streams if (stream.schema_name, stream.table_name) not in whole]
 
 
 def drop_publication(connection: Connection, connector: Connector) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import threading
@@ -11,6 +12,7 @@ from typing import Any
 import psutil
 import psycopg
 import pytest
+import yaml
 
 from airflow_provider_rtlake.demo import sales
 from airflow_provider_rtlake.kit import health
@@ -221,3 +223,46 @@ def test_a_table_added_later_has_its_rows_from_before(
     declared.deploy()
     pg.execute("UPDATE public.it_second SET v = 'new' WHERE id % 2 = 0")
     declared.agree()
+
+
+@pytest.mark.timeout(1_200)
+def test_a_table_that_comes_back_is_known_anew(declare: Callable[..., Declared], pg: psycopg.Connection[Any]) -> None:
+    """What changed while a table was undeclared, was made anew, or was taken out of the publication by hand."""
+    table, ddl = "public.it_returns", "CREATE TABLE {table} (id int PRIMARY KEY, v text)"
+    tables = {"public.it_stays": ddl, table: ddl}
+    declared = declare(tables, {name: {"realtime": False} for name in tables})
+    lanes = ("bronze", "history")
+    connector = declared.streams[table].connector
+    for name in tables:
+        pg.execute(f"INSERT INTO {name} VALUES (1, 'a'), (2, 'b')")
+    declared.agree(lanes=lanes)
+
+    def comes_back() -> None:
+        plans = json.loads(declared.run("connectors", "plan", "--json", *declared.where))["connectors"]
+        (plan,) = [one for one in plans if one["connector"] == connector.connector]
+        assert table in plan["epoch"]
+        declared.run("connectors", "apply", *declared.where)
+        declared.agree(lanes=lanes)
+        again = json.loads(declared.run("connectors", "apply", "--json", *declared.where))["connectors"]
+        assert [one["changed"] for one in again if one["connector"] == connector.connector] == [False]
+
+    file = declared.folder / "it.yaml"
+    whole = file.read_text()
+    without = yaml.safe_load(whole)
+    del without["tables"][table]
+    file.write_text(yaml.safe_dump(without))
+    declared.run("connectors", "apply", *declared.where)
+    pg.execute(f"DELETE FROM {table} WHERE id = 1")
+    pg.execute(f"UPDATE {table} SET v = 'c' WHERE id = 2")
+    pg.execute(f"INSERT INTO {table} VALUES (3, 'd')")
+    file.write_text(whole)
+    comes_back()
+
+    pg.execute(f"DROP TABLE {table}")
+    pg.execute(ddl.replace("{table}", table))
+    pg.execute(f"INSERT INTO {table} VALUES (3, 'e'), (4, 'f')")
+    comes_back()
+
+    pg.execute(f"ALTER PUBLICATION {connector.publication} DROP TABLE {table}")
+    pg.execute(f"DELETE FROM {table} WHERE id = 3")
+    comes_back()

@@ -127,7 +127,7 @@ def test_actions() -> None:
 
 DESIRED = rendered(connector())
 SLOT = SlotState(system_id="771", timeline=1, exists=True, active=True)
-RUNNING = Observed(config=DESIRED, has_offsets=True, trace="", slot=SLOT, recorded=3, publication=True)
+RUNNING = Observed(config=DESIRED, has_offsets=True, trace="", slot=SLOT, recorded=3, publication=True, returned=())
 
 
 def changed(**kinds: Any) -> Observed:
@@ -150,6 +150,7 @@ def test_goes_on_in_its_epoch() -> None:
         (changed(slot={"system_id": "772"}), 4, "another database system"),
         (changed(slot={"timeline": 2}), 4, "branched off"),
         (changed(publication=False), 4, "publication was gone"),
+        (changed(returned=("public.orders",)), 4, "changes of public.orders, captured before, were not published"),
         (changed(trace="... but this is no longer available on the server. Reconfigure"), 4, "no longer holds"),
         (changed(config={**DESIRED, "slot.name": "rtlake_old"}), 4, "another name"),
         (changed(config={**DESIRED, "database.dbname": "old"}), 4, "another database is read"),
