@@ -18,7 +18,7 @@ DAGS: dict[str, Callable[[], DAG]] = {
     "lakehouse_checks": partial(make.checks_dag, HISTORIES),
     "lakehouse_gold": partial(make.gold_dag, __file__, HISTORIES),
     "lakehouse_maintenance": partial(make.maintenance_dag, STREAMS),
-    **{make.scd2_dag_id(stream): partial(make.scd2_dag, __file__, stream) for stream in HISTORIES},
+    **{stream.merge_dag: partial(make.scd2_dag, __file__, stream) for stream in HISTORIES},
 }
 
 for dag_id, build in DAGS.items():

@@ -19,7 +19,7 @@ from airflow_provider_rtlake.dag_factories.common import (
 from airflow_provider_rtlake.dag_factories.deploy import deploy_dag
 from airflow_provider_rtlake.dag_factories.gold import gold_dag
 from airflow_provider_rtlake.dag_factories.maintenance import maintenance_dag
-from airflow_provider_rtlake.dag_factories.scd2 import scd2_dag, scd2_dag_id
+from airflow_provider_rtlake.dag_factories.scd2 import scd2_dag
 
 __all__ = [
     "SPARK_POOL",
@@ -34,7 +34,6 @@ __all__ = [
     "maintenance_dag",
     "project_folder",
     "scd2_dag",
-    "scd2_dag_id",
     "streams_of",
     "wanted",
 ]

@@ -111,7 +111,7 @@ def _transactions_check(connector: Connector) -> None:
     from airflow_provider_rtlake.operators.kafka import KafkaDeadLettersCheckOperator
 
     KafkaDeadLettersCheckOperator(
-        task_id=f"{connector.connector}.dead_letters",
+        task_id=f"{connector.connector}.transactions",
         dead_letter_topic=connector.dead_letter_topic,
         except_topics=[stream.topic for stream in connector.streams],
         doc_md="Messages of the connector's own topics (transactions) that could not be read.",

@@ -30,14 +30,6 @@ for good and leaves its branch for inspection; what is published stays as it was
 """
 
 
-def scd2_dag_id(stream: Stream) -> str:
-    """``scd2_<table>_spark_processing``; ``source_sales`` is ``sales``, as its users know it.
-
-    :param stream: the table.
-    """
-    return f"scd2_{'sales' if stream.slug == 'source_sales' else stream.slug}_spark_processing"
-
-
 def scd2_dag(dag_file: str, stream: Stream) -> DAG:
     """Merge a table's new changes into its history on a branch, check, publish, and check what readers see.
 
@@ -52,7 +44,7 @@ def scd2_dag(dag_file: str, stream: Stream) -> DAG:
     defaults = MergeRequest.model_fields
 
     with lakehouse_dag(
-        scd2_dag_id(stream),
+        stream.merge_dag,
         description=f"History of {stream.source} in {stream.history_table}",
         doc_md=DOC,
         schedule=AssetOrTimeSchedule(

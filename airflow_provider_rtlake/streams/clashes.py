@@ -52,6 +52,8 @@ def find_clashes(connectors: Iterable[tuple[int, Connector]]) -> Iterator[Clash]
         (_slots, "the replication slot", "give each connector its own slot"),
         (_publications, "the publication in one database", "give each connector its own publication"),
         (_sources, "the table (spelled in two ways)", "keep one"),
+        (_slugs, "the table's name in Airflow's checks and maintenance", "give one of them another (name: …)"),
+        (_merges, "the Airflow DAG", "give one of them another name (name: …)"),
         (
             _topics,
             "the Kafka topic (Kafka takes '.' and '_' for the same)",
@@ -96,6 +98,17 @@ def _sources(index: int, connector: Connector) -> Iterator[Named]:
     for stream in connector.streams:
         key = f"{index}\0{stream.schema_name}\0{stream.table_name}"
         yield key, stream.source, _at(index, stream)
+
+
+def _slugs(index: int, connector: Connector) -> Iterator[Named]:
+    for stream in connector.streams:
+        yield stream.slug, stream.slug, _at(index, stream, "name")
+
+
+def _merges(index: int, connector: Connector) -> Iterator[Named]:
+    for stream in connector.streams:
+        if stream.history_table is not None:
+            yield stream.merge_dag, stream.merge_dag, _at(index, stream, "name")
 
 
 def _topics(index: int, connector: Connector) -> Iterator[Named]:

@@ -228,6 +228,11 @@ class Stream(_Strict):
         return None if name is None else name.removesuffix("_iceberg")
 
     @property
+    def merge_dag(self) -> str:
+        """Id of the Airflow DAG that merges the history; ``source_sales`` is ``sales``, as its users know it."""
+        return f"scd2_{'sales' if self.slug == 'source_sales' else self.slug}_spark_processing"
+
+    @property
     def current_topic(self) -> str | None:
         """Topic of the last state of each key."""
         realtime = self.table.realtime

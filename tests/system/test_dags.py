@@ -82,8 +82,7 @@ def merge(dags_test: DagsTest, checks: Sequence[TableCheck]) -> None:
     """
     for last in (False, True):
         for check in checks:
-            name = "sales" if check.stream.slug == "source_sales" else check.stream.slug
-            dags_test(f"scd2_{name}_spark_processing")
+            dags_test(check.stream.merge_dag)
         problems = [problem for one in settle(checks, limit=20) for problem in one.problems]
         if not problems:
             return

@@ -111,9 +111,14 @@ def test_dead_letters_of_a_table_and_of_its_connector_are_checked(declared: Path
     dags = load()
     own: Any = dags["lakehouse_checks"].get_task("orders.dead_letters")
     assert (own.dead_letter_topic, own.topics) == ("shop.dead_letters", ["shop.public.orders"])
-    rest: Any = dags["lakehouse_checks"].get_task("shop.dead_letters")
+    rest: Any = dags["lakehouse_checks"].get_task("shop.transactions")
     assert set(rest.except_topics) == {"shop.public.orders", "shop.crm.Kunden", "shop.public.quiet"}
     assert "checks.dead_letters" in dags["scd2_orders_spark_processing"].task_ids
+
+
+def test_a_table_may_be_named_like_its_connector(declared: Path) -> None:
+    (declared / "shop.yaml").write_text(DECLARATION.replace("public.orders", "public.shop"))
+    assert {"shop.dead_letters", "shop.transactions"} <= set(load()["lakehouse_checks"].task_ids)
 
 
 def test_reading_the_dags_imports_nothing_heavy() -> None:

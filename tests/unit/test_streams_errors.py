@@ -202,6 +202,11 @@ CASES = {
         "tables.public.b.parquet_staging",
         "the staging folder",
     ),
+    "same DAG": (
+        GOOD + "  public.source_sales: {}\n  public.sales: {}\n",
+        "tables.public.sales.name",
+        "the Airflow DAG 'scd2_sales_spark_processing' is taken",
+    ),
     "same derived name": (GOOD + "  sales.x: {}\n  public.sales_x: {}\n", "tables.public.sales_x", "is taken"),
 }
 
@@ -231,6 +236,11 @@ CLASHES = {
     "slot": (OTHER.replace("publication", "slot: rtlake_sales\npublication"), "slot", "the replication slot"),
     "slot derived": (OTHER.replace("connector: other", "connector: Sales"), "connector", "the replication slot"),
     "table": (OTHER.replace("public.things", "public.orders"), "tables.public.orders", "is taken"),
+    "table told apart": (
+        OTHER.replace("public.things: {}", "public.orders: {realtime: false, history: {table: default.other}}"),
+        "tables.public.orders.name",
+        "the table's name in Airflow's checks and maintenance 'orders' is taken",
+    ),
 }
 
 
