@@ -16,6 +16,7 @@ from psycopg import sql
 from airflow_provider_rtlake.streams.model import Stream
 from airflow_provider_rtlake.streams.rules import Path, Problem
 from airflow_provider_rtlake.streams.source import SourceTable
+from airflow_provider_rtlake.streams.source_access import explained
 
 _CHANGED = sql.SQL("(isfinite({column}) AND {column} < '0001-01-01') OR {column} BETWEEN '1582-10-05' AND '1582-10-14'")
 
@@ -28,6 +29,8 @@ def changed_dates(
     :param connection: to the source database.
     :param streams: that a snapshot is about to read.
     :param tables: their structure, by ``Stream.source``.
+    :raises ServiceUnavailable: a table is locked for longer than is waited.
+    :raises UserError: the deployment's role may not read a table.
     """
     for stream in streams:
         names = [
@@ -43,7 +46,8 @@ def changed_dates(
         ]
         table = sql.Identifier(stream.schema_name, stream.table_name)
         query = sql.SQL("SELECT ARRAY[{}] AS found FROM {}").format(sql.SQL(", ").join(parts), table)
-        row = connection.execute(query).fetchone()
+        with explained(f"looking for dates in {stream.source} that a snapshot would change"):
+            row = connection.execute(query).fetchone()
         for name, found in zip(names, row["found"] if row else (), strict=False):
             if found:
                 path: Path = ("tables", stream.source)

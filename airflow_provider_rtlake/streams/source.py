@@ -13,6 +13,7 @@ from airflow_provider_rtlake.exceptions import DeclarationError
 from airflow_provider_rtlake.streams.model import Stream
 from airflow_provider_rtlake.streams.rules import Path, Problem
 from airflow_provider_rtlake.streams.schema import Column, TableSchema
+from airflow_provider_rtlake.streams.source_access import explained
 
 if TYPE_CHECKING:
     import psycopg  # reading declarations and DAG files need not wait for it
@@ -50,7 +51,8 @@ SELECT wanted.position, c.oid, c.relkind::text, c.relpersistence::text, c.relrep
        ARRAY(SELECT a.attname::text FROM pg_index x CROSS JOIN unnest(x.indkey) WITH ORDINALITY k(attnum, place)
                JOIN pg_attribute a ON a.attrelid = x.indrelid AND a.attnum = k.attnum
               WHERE x.indrelid = c.oid AND x.indisreplident ORDER BY k.place) AS identity_columns,
-       pg_has_role(current_user, c.relowner, 'USAGE') AS owned
+       pg_has_role(current_user, c.relowner, 'USAGE') AS owned,
+       c.relkind = 'r' AND EXISTS (SELECT FROM pg_inherits h WHERE h.inhparent = c.oid) AS has_children
 FROM unnest(%(schemas)s::text[], %(tables)s::text[]) WITH ORDINALITY AS wanted(schema, name, position)
 JOIN pg_namespace n ON n.nspname = wanted.schema
 JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = wanted.name
@@ -133,13 +135,15 @@ def read_tables(
     :param connection: to the source database.
     :param streams: the captured tables.
     :return: ``Stream.source`` → table, and the problems with the path of their key.
+    :raises ServiceUnavailable: a partition is locked for longer than is waited.
     """
     schemas = [stream.schema_name for stream in streams]
     names = [stream.table_name for stream in streams]
-    found = {row["position"] - 1: row for row in _query(connection, _TABLES, schemas=schemas, tables=names)}
-    oids = [row["oid"] for row in found.values()]
-    columns = _grouped(_query(connection, _COLUMNS, oids=oids))
-    keys = _grouped(_query(connection, _KEYS, oids=oids))
+    with explained(f"reading the structure of {', '.join(stream.source for stream in streams)}"):
+        found = {row["position"] - 1: row for row in _query(connection, _TABLES, schemas=schemas, tables=names)}
+        oids = [row["oid"] for row in found.values()]
+        columns = _grouped(_query(connection, _COLUMNS, oids=oids))
+        keys = _grouped(_query(connection, _KEYS, oids=oids))
     roots = {(stream.schema_name, stream.table_name) for stream in streams}
     tables: dict[str, SourceTable] = {}
     problems: list[Problem] = []
@@ -194,6 +198,12 @@ def _relation(path: Path, row: dict[str, Any], roots: set[tuple[str, str]]) -> I
             path,
             f"is a partition of {row['parent']}, which is captured too",
             "remove it: changes come through the root",
+        )
+    elif row["has_children"]:
+        yield (
+            path,
+            "has tables that inherit from it: a snapshot reads their rows as its own, the stream tells of none of them",
+            "capture those tables by their own names, or make it a partitioned table",
         )
 
 
@@ -319,6 +329,12 @@ class _Facts:
         for name in self.key:
             if name not in rows:
                 yield place, f"the table has no column {name!r}", _did_you_mean(name, rows)
+            elif rows[name]["generated"]:
+                yield (
+                    place,
+                    f"key column {name!r} is generated, and PostgreSQL does not send generated columns",
+                    "name the columns of another unique index: key: [column, …]",
+                )
             elif rows[name]["nullable"]:
                 yield place, f"key column {name!r} may be NULL", "ALTER TABLE … ALTER COLUMN … SET NOT NULL"
             elif name in self.stream.table.exclude:

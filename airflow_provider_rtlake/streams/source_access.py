@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     import psycopg
 
 CONNECT_SECONDS = 10
+LOCK_SECONDS = 15  # that a statement waits for a table's users: a change of it would block everybody behind it
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,7 @@ class SourceAccess:
                 password=self.password,
                 sslmode=self.sslmode,
                 connect_timeout=CONNECT_SECONDS,
+                options=f"-c lock_timeout={LOCK_SECONDS}s",
                 application_name="rtlake-connectors",
                 autocommit=True,
                 row_factory=psycopg.rows.dict_row,
@@ -130,3 +133,30 @@ class SourceAccess:
             if "password authentication" in text or "does not exist" in text or "no pg_hba" in text:
                 raise UserError(f"PostgreSQL refuses {where}: {text}; correct the source's connection") from error
             raise ServiceUnavailable("PostgreSQL", f"no answer from {where}: {text}") from error
+
+
+@contextmanager
+def explained(what: str) -> Iterator[None]:
+    """Name what was tried in the database's errors.
+
+    :param what: in words.
+    :raises ServiceUnavailable: the database does not answer, or a table is locked for longer than is waited.
+    :raises UserError: the role may not do it, or it is wrong.
+    """
+    import psycopg  # as above
+
+    try:
+        yield
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise UserError(
+            f"{what}: PostgreSQL refuses it: {_first_line(error)}; let the role of the source's connection own the"
+            " tables and have CREATE on the database and the attribute REPLICATION"
+        ) from error
+    except psycopg.OperationalError as error:  # a lock that was not to be had is one, too
+        raise ServiceUnavailable("PostgreSQL", f"{what}: {_first_line(error)}") from error
+    except psycopg.Error as error:
+        raise UserError(f"{what}: PostgreSQL says: {_first_line(error)}") from error
+
+
+def _first_line(error: psycopg.Error) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +14,8 @@ from airflow_provider_rtlake.exceptions import ServiceUnavailable, UserError, Wa
 from airflow_provider_rtlake.streams.model import Connector, Stream
 from airflow_provider_rtlake.streams.naming import quote_identifier
 from airflow_provider_rtlake.streams.source import SourceTable
+from airflow_provider_rtlake.streams.source_access import explained
 
-LOCK_SECONDS = 15  # that a change of a table waits for its users: it would block everybody behind it
 _PUBLISH = "insert, update, delete, truncate"
 _SCHEMAS_PUBLISHED = 150000  # the version from which whole schemas can be published, and rows and columns filtered
 # Tables that a publication publishes every change of, in full.
@@ -70,7 +69,7 @@ def read_slot(connection: Connection, slot: str) -> SlotState:
     :param connection: to the source database.
     :param slot: its name.
     """
-    with _explained(f"reading the state of the replication slot {slot}"):
+    with explained(f"reading the state of the replication slot {slot}"):
         server = connection.execute(
             "SELECT system_identifier::text AS system_id, ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))"
             "::bit(32)::int AS timeline FROM pg_control_system()"
@@ -100,7 +99,7 @@ def plan_source(
     :param replication_user: role that Debezium logs in as.
     :raises UserError: the deployment's role may not do what is needed.
     """
-    with _explained(f"comparing the source with the connector {connector.connector}"):
+    with explained(f"comparing the source with the connector {connector.connector}"):
         return [
             *_identities(connection, connector, tables),
             *_grants(connection, connector, replication_user),
@@ -118,10 +117,8 @@ def apply_source(connection: Connection, changes: list[SourceChange]) -> list[st
     :raises UserError: the deployment's role may not do it.
     """
     done = []
-    if changes:
-        connection.execute(f"SET lock_timeout = '{LOCK_SECONDS}s'")
     for change in changes:
-        with _explained(change.what):
+        with explained(change.what):
             connection.execute(change.statement)  # type: ignore[arg-type]  # composed above, no text of a user in it
         done.append(change.what)
     return done
@@ -265,7 +262,7 @@ def drop_slot(connection: Connection, slot: str, *, limit: float = 30.0) -> bool
     :raises WaitTimeout: the slot stays in use.
     """
     deadline = time.monotonic() + limit
-    with _explained(f"dropping the replication slot {slot}"):
+    with explained(f"dropping the replication slot {slot}"):
         while True:
             row = connection.execute(
                 "SELECT active_pid FROM pg_replication_slots WHERE slot_name = %s", (slot,)
@@ -293,7 +290,7 @@ def has_publication(connection: Connection, name: str) -> bool:
     :param connection: to the source database.
     :param name: of the publication.
     """
-    with _explained(f"looking for the publication {name}"):
+    with explained(f"looking for the publication {name}"):
         return bool(connection.execute("SELECT 1 AS found FROM pg_publication WHERE pubname = %s", (name,)).fetchall())
 
 
@@ -303,7 +300,7 @@ def unpublished(connection: Connection, connector: Connector) -> list[Stream]:
     :param connection: to the source database.
     :param connector: the declaration.
     """
-    with _explained(f"reading the publication {connector.publication}"):
+    with explained(f"reading the publication {connector.publication}"):
         rows = connection.execute(_WHOLE, (connector.publication,)).fetchall()
     whole = {(row["schemaname"], row["tablename"]) for row in rows}
     return [stream for stream in connector.streams if (stream.schema_name, stream.table_name) not in whole]
@@ -316,7 +313,7 @@ def drop_publication(connection: Connection, connector: Connector) -> bool:
     :param connector: the declaration.
     :return: whether there was one.
     """
-    with _explained(f"dropping the publication {connector.publication}"):
+    with explained(f"dropping the publication {connector.publication}"):
         if not has_publication(connection, connector.publication):
             return False
         connection.execute(sql.SQL("DROP PUBLICATION IF EXISTS {}").format(sql.Identifier(connector.publication)))
@@ -329,23 +326,3 @@ def _name(stream: Stream) -> str:
 
 def _identifier(stream: Stream) -> sql.Identifier:
     return sql.Identifier(stream.schema_name, stream.table_name)
-
-
-@contextmanager
-def _explained(what: str) -> Iterator[None]:
-    """Name what was tried in the database's errors."""
-    try:
-        yield
-    except psycopg.errors.InsufficientPrivilege as error:
-        raise UserError(
-            f"{what}: PostgreSQL refuses it: {_first_line(error)}; let the role of the source's connection own the"
-            " tables and have CREATE on the database and the attribute REPLICATION"
-        ) from error
-    except (psycopg.errors.LockNotAvailable, psycopg.OperationalError) as error:
-        raise ServiceUnavailable("PostgreSQL", f"{what}: {_first_line(error)}") from error
-    except psycopg.Error as error:
-        raise UserError(f"{what}: PostgreSQL says: {_first_line(error)}") from error
-
-
-def _first_line(error: psycopg.Error) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

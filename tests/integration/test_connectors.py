@@ -221,7 +221,10 @@ def test_declarations_that_do_not_fit_the_source(
     source.execute(f"CREATE TABLE {SCHEMA}.lossy (id int PRIMARY KEY, grid int[][], n numeric[])")
     source.execute(f"CREATE VIEW {SCHEMA}.seen AS SELECT 1 AS id")
     source.execute(f'CREATE TABLE {SCHEMA}.cased (id int PRIMARY KEY, note text, "Note" text)')
-    tables = {f"{SCHEMA}.{name}": {} for name in ("keyless", "lossy", "seen", "plane", "cased")}
+    source.execute(f"CREATE TABLE {SCHEMA}.parent (id int PRIMARY KEY)")
+    source.execute(f"CREATE TABLE {SCHEMA}.child () INHERITS ({SCHEMA}.parent)")
+    source.execute(f"CREATE TABLE {SCHEMA}.counted (a int, b int GENERATED ALWAYS AS (a + 1) STORED PRIMARY KEY)")
+    tables = {f"{SCHEMA}.{name}": {} for name in ("keyless", "lossy", "seen", "plane", "cased", "parent", "counted")}
     tables[f"{SCHEMA}.plain"] = {"exclude": ["w"], "history": {"untracked": ["vv"]}}
     declare(folder, tables=tables)
     said = run("validate", "--online", ok=False)
@@ -231,6 +234,8 @@ def test_declarations_that_do_not_fit_the_source(
         f"tables.{SCHEMA}.lossy: column 'n': Debezium's JSON loses a numeric array that holds NaN",
         f"tables.{SCHEMA}.seen: is a view",
         f"tables.{SCHEMA}.cased: columns 'note' and 'Note' differ in case only",
+        f"tables.{SCHEMA}.parent: has tables that inherit from it",
+        f"tables.{SCHEMA}.counted: key column 'b' is generated",
         f"tables.{SCHEMA}.plane: the source has no such table; did you mean {SCHEMA}.plain?",
         f"tables.{SCHEMA}.plain.exclude: the table has no column 'w'",
         f"tables.{SCHEMA}.plain.history.untracked: the table has no column 'vv'; did you mean 'v'?",
