@@ -319,7 +319,8 @@ def list_letters(
 def replay_letters(
     origins: Origins,
     value: Annotated[
-        Path | None, typer.Option("--value", help="File with the corrected value, for one letter.")
+        Path | None,
+        typer.Option("--value", exists=True, dir_okay=False, help="File with the corrected value, for one letter."),
     ] = None,
     table: OnlyTable = None,
     connectors: ConnectorsDir = _CONNECTORS,

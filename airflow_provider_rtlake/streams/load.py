@@ -91,7 +91,7 @@ def load_declarations(folder: str | Path) -> Declarations:
     paths = sorted(path for path in root.iterdir() if path.suffix.lower() in SUFFIXES and not path.name.startswith("."))
     if not paths:
         raise DeclarationError([f"{root}: (folder): holds no *.yaml file; write one for each connector"])
-    loaded = [_load(path, f"{root.name}/{path.name}") for path in paths]
+    loaded = [parse_connector(read_yaml(path, f"{root.name}/{path.name}")) for path in paths]
     _add_clashes(loaded)
     problems = [text for one in loaded for _, text in sorted(one.problems)]
     if problems:
@@ -120,17 +120,6 @@ def parse_connector(file: YamlFile) -> Loaded:
         for path, what, fix in check_connector(loaded.connector):
             loaded.add(path, what, fix)
     return loaded
-
-
-def _load(path: Path, name: str) -> Loaded:
-    try:
-        return parse_connector(read_yaml(path, name))
-    except OSError as error:
-        file = YamlFile(name, None)
-        return Loaded(
-            file,
-            problems=[(1, f"{name}:1: (file): cannot be read: {error.strerror}; make it a readable file")],
-        )
 
 
 def _add_clashes(loaded: list[Loaded]) -> None:

@@ -60,7 +60,7 @@ _Loader.yaml_implicit_resolvers = {
 
 
 def read_yaml(path: Path, name: str | None = None) -> YamlFile:
-    """Read a file; see :func:`parse_yaml`.
+    """Read a file; see :func:`parse_yaml`. One that cannot be read is a mistake like the others.
 
     :param path: the file.
     :param name: as it is shown in messages; by default the path.
@@ -70,6 +70,9 @@ def read_yaml(path: Path, name: str | None = None) -> YamlFile:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         return YamlFile(shown, None, problems=(f"{shown}:1: (file): is not UTF-8: {error.reason}; save it as UTF-8",))
+    except OSError as error:
+        what = f"{shown}:1: (file): cannot be read: {error.strerror}; make it a readable file"
+        return YamlFile(shown, None, problems=(what,))
     return parse_yaml(text, shown)
 
 
@@ -79,7 +82,12 @@ def parse_yaml(text: str, name: str) -> YamlFile:
     :param text: the document.
     :param name: the file's name as it is shown in messages.
     """
-    loader = _Loader(text)
+    try:
+        loader = _Loader(text)
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        what = f"holds the character U+{error.character:04X}, which YAML does not allow; remove it"
+        return YamlFile(name, None, problems=(f"{name}:{line}: (file): {what}",))
     try:
         node = loader.get_single_node()
         if node is None:

@@ -53,6 +53,7 @@ CASES: dict[str, tuple[str, int, str, str]] = {
     "unclosed bracket": (swap("[id]", "[id"), 11, "(file)", "not valid YAML"),
     "tab": (swap("  topic:", "\ttopic:"), 4, "(file)", "not valid YAML"),
     "two documents": (GOOD + "---\ntable: b\n", 23, "(file)", "not valid YAML"),
+    "control character": (swap("sales_current", "sales\x07"), 4, "(file)", "holds the character U+0007"),
     "unknown alias": (swap("[id]", "*keys"), 10, "(file)", "not valid YAML"),
     "unknown tag": (swap("table: sales", "table: !!python/name:os.system x"), 1, "(file)", "not valid YAML"),
     "key twice": (GOOD + "mode: append\n", 23, "mode", "given twice (first on line 2); keep one"),
@@ -429,6 +430,12 @@ def test_two_tables_want_one_topic_differently(old: str, new: str, key: str) -> 
     files = [parse_yaml(GOOD, "pinot_tables/a.yaml"), parse_yaml(other, "pinot_tables/b.yaml")]
     with pytest.raises(DeclarationError, match=rf"b\.yaml:\d: kafka\.{key}: .*make them equal"):
         load_files(files)
+
+
+def test_a_folder_named_like_a_file(tmp_path) -> None:
+    (tmp_path / "x.yaml").mkdir()
+    with pytest.raises(DeclarationError, match=r"x\.yaml:1: \(file\): cannot be read: .*; make it a readable file"):
+        load_directory(tmp_path)
 
 
 def test_no_folder_declares_nothing(tmp_path) -> None:

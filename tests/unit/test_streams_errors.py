@@ -55,6 +55,7 @@ CASES = {
     "duplicate key": (GOOD + "topic_prefix: other\n", "topic_prefix", "is given twice"),
     "duplicate table": (GOOD + "  public.orders: {}\n", "tables.public.orders", "is given twice"),
     "not UTF-8": (b"connector: s\xff\n", "(file)", "is not UTF-8"),
+    "a control character": (GOOD + "# \0\n", "(file)", "5: (file): holds the character U+0000"),
     "a list": ("- connector: sales\n", "(file)", "holds a list"),
     "a text": ("sales\n", "(file)", "holds the text"),
     "unknown alias": (table("*nothing"), "(file)", "is not valid YAML"),
