@@ -14,6 +14,7 @@ from rich.table import Column, Table
 
 from airflow_provider_rtlake.clients.kafka import KafkaClient
 from airflow_provider_rtlake.clients.kafka_connect import KafkaConnectClient
+from airflow_provider_rtlake.commands._folders import CONNECTORS, ConnectorsDir
 from airflow_provider_rtlake.exceptions import UserError
 from airflow_provider_rtlake.kit.stack import Stack
 from airflow_provider_rtlake.streams.connect_apply import Applied, ConnectorDeployment
@@ -28,16 +29,14 @@ app = typer.Typer(
 )
 
 CONNECT = "rtlake_kafka_connect"
-ConnectorsDir = Annotated[Path, typer.Option("--connectors", help="Folder of the declarations.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object.")]
 Home = Annotated[Path | None, typer.Option("--home", help="The stack's folder; RTLAKE_HOME by default.")]
 Prune = Annotated[bool, typer.Option("--prune", help="Delete connectors that no declaration names.")]
-_CONNECTORS = Path("connectors")
 
 
 @app.command()
 def validate(
-    connectors_dir: ConnectorsDir = _CONNECTORS,
+    connectors_dir: ConnectorsDir = CONNECTORS,
     online: Annotated[bool, typer.Option("--online", help="Also against the source databases and Debezium.")] = False,
     home: Home = None,
     as_json: AsJson = False,
@@ -57,7 +56,7 @@ def validate(
 
 @app.command()
 def plan(
-    connectors_dir: ConnectorsDir = _CONNECTORS,
+    connectors_dir: ConnectorsDir = CONNECTORS,
     prune: Prune = False,
     home: Home = None,
     as_json: AsJson = False,
@@ -75,7 +74,7 @@ def plan(
 
 @app.command()
 def apply(
-    connectors_dir: ConnectorsDir = _CONNECTORS,
+    connectors_dir: ConnectorsDir = CONNECTORS,
     prune: Prune = False,
     wait: Annotated[float, typer.Option("--wait", help="Seconds that a connector may take to run.")] = 120.0,
     home: Home = None,
@@ -94,7 +93,7 @@ def apply(
 
 @app.command()
 def status(
-    connectors_dir: ConnectorsDir = _CONNECTORS,
+    connectors_dir: ConnectorsDir = CONNECTORS,
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
@@ -114,7 +113,7 @@ def status(
 @app.command()
 def delete(
     name: Annotated[str, typer.Argument(help="The connector.")],
-    connectors_dir: ConnectorsDir = _CONNECTORS,
+    connectors_dir: ConnectorsDir = CONNECTORS,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     home: Home = None,
     as_json: AsJson = False,

@@ -17,6 +17,7 @@ from airflow_provider_rtlake.clients.kafka import KafkaClient
 from airflow_provider_rtlake.clients.pinot import PinotController
 from airflow_provider_rtlake.clients.pinot_apply import PinotDeployment
 from airflow_provider_rtlake.clients.pinot_topics import PinotTopics
+from airflow_provider_rtlake.commands._folders import CONNECTORS, TABLES, ConnectorsDir, TablesDir
 from airflow_provider_rtlake.exceptions import UserError
 from airflow_provider_rtlake.kit.stack import Stack
 from airflow_provider_rtlake.pinot_config.gather import gather
@@ -34,17 +35,13 @@ app = typer.Typer(
 )
 
 Tables = Annotated[list[str] | None, typer.Argument(help="Names; all without one.")]
-TablesDir = Annotated[Path, typer.Option("--tables", help="Folder of the Pinot declarations.")]
-ConnectorsDir = Annotated[Path, typer.Option("--connectors", help="Folder of the connectors' declarations.")]
 DeclaredOnly = Annotated[
     bool, typer.Option("--declared-only", help="Leave out the tables generated for captured tables.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object.")]
 Home = Annotated[Path | None, typer.Option("--home", help="The stack's folder; RTLAKE_HOME by default.")]
 Bootstrap = Annotated[str | None, typer.Option("--bootstrap", help="Kafka's host:port for tables that name none.")]
-_TABLES = Path("pinot_tables")
 _WORKERS = 8  # tables that are deleted at a time
-_CONNECTORS = Path("connectors")
 
 
 def _print(result: dict[str, Any], lines: Iterable[str], as_json: bool) -> None:
@@ -88,16 +85,13 @@ def _deployment(stack: Stack, exit_stack: ExitStack, quiet: bool) -> PinotDeploy
 def _gather(
     stack: Stack, tables_dir: Path, connectors_dir: Path, declared_only: bool, names: list[str] | None
 ) -> tuple[PinotTable, ...]:
-    declared_only = declared_only or not connectors_dir.is_dir()
     captured = [] if declared_only else _captured(stack, connectors_dir)
     return gather(tables_dir, captured, names or ())
 
 
 @app.command()
-def validate(tables_dir: TablesDir = _TABLES, as_json: AsJson = False) -> None:
+def validate(tables_dir: TablesDir = TABLES, as_json: AsJson = False) -> None:
     """Check every declaration; needs no server."""
-    if not tables_dir.is_dir():
-        raise UserError(f"{tables_dir}: no such folder; name the folder of the declarations with --tables")
     tables = gather(tables_dir)
     result = {"ok": True, "tables": [table.table for table in tables]}
     _print(result, [f"{len(tables)} Pinot tables are declared rightly"], as_json)
@@ -107,8 +101,8 @@ def validate(tables_dir: TablesDir = _TABLES, as_json: AsJson = False) -> None:
 def generate(
     names: Tables = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.")] = Path("build/pinot"),
-    tables_dir: TablesDir = _TABLES,
-    connectors_dir: ConnectorsDir = _CONNECTORS,
+    tables_dir: TablesDir = TABLES,
+    connectors_dir: ConnectorsDir = CONNECTORS,
     declared_only: DeclaredOnly = False,
     bootstrap: Bootstrap = None,
     pinot_version: Annotated[
@@ -149,8 +143,8 @@ def generate(
 @app.command()
 def plan(
     names: Tables = None,
-    tables_dir: TablesDir = _TABLES,
-    connectors_dir: ConnectorsDir = _CONNECTORS,
+    tables_dir: TablesDir = TABLES,
+    connectors_dir: ConnectorsDir = CONNECTORS,
     declared_only: DeclaredOnly = False,
     home: Home = None,
     as_json: AsJson = False,
@@ -173,8 +167,8 @@ def _indented(lines: list[str]) -> list[str]:
 @app.command()
 def apply(
     names: Tables = None,
-    tables_dir: TablesDir = _TABLES,
-    connectors_dir: ConnectorsDir = _CONNECTORS,
+    tables_dir: TablesDir = TABLES,
+    connectors_dir: ConnectorsDir = CONNECTORS,
     declared_only: DeclaredOnly = False,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Remake tables that cannot be changed in place.")] = False,
     wait: Annotated[float, typer.Option("--wait", help="Seconds until a table must be consumed.")] = 120.0,

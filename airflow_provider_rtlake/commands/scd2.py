@@ -11,8 +11,9 @@ from typing import Annotated, Any
 import typer
 
 from airflow_provider_rtlake.clients.nessie import NessieClient
-from airflow_provider_rtlake.commands.scd2_erase import erase
-from airflow_provider_rtlake.commands.scd2_query import query
+from airflow_provider_rtlake.commands._folders import CONNECTORS, ConnectorsDir
+from airflow_provider_rtlake.commands._scd2_erase import erase
+from airflow_provider_rtlake.commands._scd2_query import query
 from airflow_provider_rtlake.exceptions import UserError
 from airflow_provider_rtlake.kit.stack import Stack
 from airflow_provider_rtlake.scd2.request import request_for
@@ -26,10 +27,8 @@ app = typer.Typer(
 )
 
 Tables = Annotated[list[str] | None, typer.Argument(help="schema.table as declared; all without one.")]
-ConnectorsDir = Annotated[Path, typer.Option("--connectors", help="Folder of the connectors' declarations.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object.")]
 Home = Annotated[Path | None, typer.Option("--home", help="The stack's folder; RTLAKE_HOME by default.")]
-_CONNECTORS = Path("connectors")
 
 
 def histories(folder: Path, tables: list[str] | None) -> list[Stream]:
@@ -51,7 +50,7 @@ def histories(folder: Path, tables: list[str] | None) -> list[Stream]:
 @app.command()
 def merge(
     tables: Tables = None,
-    connectors: ConnectorsDir = _CONNECTORS,
+    connectors: ConnectorsDir = CONNECTORS,
     home: Home = None,
     as_json: AsJson = False,
     patience: Annotated[
@@ -80,7 +79,7 @@ def merge(
 @app.command()
 def serve(
     tables: Tables = None,
-    connectors: ConnectorsDir = _CONNECTORS,
+    connectors: ConnectorsDir = CONNECTORS,
     home: Home = None,
     follow: Annotated[bool, typer.Option("--follow", help="Merge the tables whenever their bronze moves.")] = False,
     every: Annotated[float, typer.Option(min=0.05, help="Seconds between looks at followed tables.")] = 0.2,
@@ -108,7 +107,7 @@ def serve(
 
 @app.command()
 def status(
-    tables: Tables = None, connectors: ConnectorsDir = _CONNECTORS, home: Home = None, as_json: AsJson = False
+    tables: Tables = None, connectors: ConnectorsDir = CONNECTORS, home: Home = None, as_json: AsJson = False
 ) -> None:
     """Show each history's snapshot on main, and branches that merges left or kept."""
     stack = Stack.load(home)

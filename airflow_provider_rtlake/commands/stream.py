@@ -15,6 +15,7 @@ from airflow_provider_rtlake.clients.captured import captured_tables
 from airflow_provider_rtlake.clients.flink import FlinkClient
 from airflow_provider_rtlake.clients.kafka import KafkaClient
 from airflow_provider_rtlake.clients.pinot import PinotBroker
+from airflow_provider_rtlake.commands._folders import CONNECTORS, TABLES, ConnectorsDir, TablesDir
 from airflow_provider_rtlake.exceptions import UserError
 from airflow_provider_rtlake.flink_sql.settings import LaneSettings
 from airflow_provider_rtlake.kit.stack import Stack
@@ -36,17 +37,11 @@ app = typer.Typer(
 )
 
 Tables = Annotated[list[str] | None, typer.Argument(help="schema.table as declared; all without one.")]
-ConnectorsDir = Annotated[Path, typer.Option("--connectors", help="Folder of the connectors' declarations.")]
-TablesDir = Annotated[
-    Path, typer.Option("--tables", help="Folder of the Pinot declarations, whose types the real-time lane follows.")
-]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object.")]
 Home = Annotated[Path | None, typer.Option("--home", help="The stack's folder; RTLAKE_HOME by default.")]
 LaneKinds = Annotated[
     list[str] | None, typer.Option("--lane", help="Only this lane: bronze, realtime or transactions.")
 ]
-_CONNECTORS = Path("connectors")
-_TABLES = Path("pinot_tables")
 
 
 @dataclass
@@ -100,7 +95,7 @@ def flink_of(stack: Stack) -> Iterator[FlinkClient]:
 
 
 @contextmanager
-def workshop(home: Path | None, folder: Path, tables_dir: Path = _TABLES) -> Iterator[Workshop]:
+def workshop(home: Path | None, folder: Path, tables_dir: Path = TABLES) -> Iterator[Workshop]:
     """Everything that a command needs.
 
     :param home: the stack's folder.
@@ -138,8 +133,8 @@ def echo(result: dict[str, Any], lines: list[str], as_json: bool) -> None:
 @app.command()
 def status(
     tables: Tables = None,
-    connectors: ConnectorsDir = _CONNECTORS,
-    tables_dir: TablesDir = _TABLES,
+    connectors: ConnectorsDir = CONNECTORS,
+    tables_dir: TablesDir = TABLES,
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
@@ -170,8 +165,8 @@ def apply(
         bool, typer.Option("--accept-gap", help="Go on although Kafka lost messages that were never read.")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be done.")] = False,
-    connectors: ConnectorsDir = _CONNECTORS,
-    tables_dir: TablesDir = _TABLES,
+    connectors: ConnectorsDir = CONNECTORS,
+    tables_dir: TablesDir = TABLES,
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
@@ -208,8 +203,8 @@ def _told(action: str, dry_run: bool) -> str:
 def stop(
     tables: Tables = None,
     lane: LaneKinds = None,
-    connectors: ConnectorsDir = _CONNECTORS,
-    tables_dir: TablesDir = _TABLES,
+    connectors: ConnectorsDir = CONNECTORS,
+    tables_dir: TablesDir = TABLES,
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
@@ -228,8 +223,8 @@ def stop(
 def backfill(
     table: Annotated[str, typer.Argument(help="schema.table as declared.")],
     wait: Annotated[float, typer.Option("--wait", help="Seconds for each of its two jobs.")] = 3600.0,
-    connectors: ConnectorsDir = _CONNECTORS,
-    tables_dir: TablesDir = _TABLES,
+    connectors: ConnectorsDir = CONNECTORS,
+    tables_dir: TablesDir = TABLES,
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
@@ -257,7 +252,7 @@ def backfill(
 @app.command()
 def truncates(
     tables: Tables = None,
-    connectors: ConnectorsDir = _CONNECTORS,
+    connectors: ConnectorsDir = CONNECTORS,
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
@@ -303,7 +298,7 @@ def _pick(found: list[tuple[Connector, DeadLetter]], origins: list[str]) -> list
 def list_letters(
     table: OnlyTable = None,
     everything: Annotated[bool, typer.Option("--all", help="Also those replayed or dismissed.")] = False,
-    connectors: ConnectorsDir = _CONNECTORS,
+    connectors: ConnectorsDir = CONNECTORS,
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
@@ -323,7 +318,7 @@ def replay_letters(
         typer.Option("--value", exists=True, dir_okay=False, help="File with the corrected value, for one letter."),
     ] = None,
     table: OnlyTable = None,
-    connectors: ConnectorsDir = _CONNECTORS,
+    connectors: ConnectorsDir = CONNECTORS,
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
@@ -343,7 +338,7 @@ def dismiss_letters(
     origins: Origins,
     note: Annotated[str, typer.Option("--note", help="Why nothing more is needed.")],
     table: OnlyTable = None,
-    connectors: ConnectorsDir = _CONNECTORS,
+    connectors: ConnectorsDir = CONNECTORS,
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:

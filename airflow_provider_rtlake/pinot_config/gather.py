@@ -17,7 +17,7 @@ from airflow_provider_rtlake.streams.schema import TableSchema
 def declared_types(tables_dir: Path) -> dict[str, dict[str, str]]:
     """The columns' types of every declared table: what the real-time lane sends follows them.
 
-    :param tables_dir: folder of the declarations; one that does not exist declares nothing.
+    :param tables_dir: folder of the declarations.
     :return: table → column → Pinot type.
     :raises DeclarationError: with every mistake in the declarations.
     """

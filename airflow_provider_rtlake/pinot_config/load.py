@@ -20,11 +20,11 @@ GLOBAL_FILE = "_global.yaml"
 def load_directory(directory: Path) -> list[PinotTable]:
     """Every table declared in a folder, in the order of the files' names.
 
-    :param directory: folder of the YAML files; one that does not exist declares nothing.
-    :raises DeclarationError: with every mistake in every file.
+    :param directory: folder of the YAML files.
+    :raises DeclarationError: with every mistake in every file, or there is no such folder.
     """
     if not directory.is_dir():
-        return []
+        raise DeclarationError([f"{directory}: (folder): does not exist; name another, or create it: it may be empty"])
     paths = sorted(path for path in directory.iterdir() if path.suffix in (".yaml", ".yml"))
     files = [read_yaml(path, f"{directory.name}/{path.name}") for path in paths]
     return load_files(files)

@@ -438,8 +438,10 @@ def test_a_folder_named_like_a_file(tmp_path) -> None:
         load_directory(tmp_path)
 
 
-def test_no_folder_declares_nothing(tmp_path) -> None:
-    assert load_directory(tmp_path / "none") == []
+def test_a_folder_that_is_not_there_is_refused(tmp_path) -> None:
+    with pytest.raises(DeclarationError, match=r"none: \(folder\): does not exist"):
+        load_directory(tmp_path / "none")
+    assert load_directory(tmp_path) == []
 
 
 def test_defaults_own_global_and_own_keys_in_that_order() -> None:

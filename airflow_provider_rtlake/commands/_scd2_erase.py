@@ -9,21 +9,18 @@ from typing import Annotated, Any
 import typer
 
 from airflow_provider_rtlake.clients.kafka import KafkaClient
+from airflow_provider_rtlake.commands._folders import CONNECTORS, ConnectorsDir
 from airflow_provider_rtlake.exceptions import UserError
 from airflow_provider_rtlake.kit.stack import Stack
 from airflow_provider_rtlake.scd2.erasure import Places, erase_everywhere
 from airflow_provider_rtlake.streams.load import load_connectors
 from airflow_provider_rtlake.streams.model import Stream
 
-_CONNECTORS = Path("connectors")
-
 
 def erase(
     table: Annotated[str, typer.Argument(help="schema.table as declared.")],
     keys: Annotated[list[str], typer.Option("--key", help='A key as JSON, such as {"id":7}; several times.')],
-    connectors: Annotated[
-        Path, typer.Option("--connectors", help="Folder of the connectors' declarations.")
-    ] = _CONNECTORS,
+    connectors: ConnectorsDir = CONNECTORS,
     home: Annotated[Path | None, typer.Option("--home", help="The stack's folder; RTLAKE_HOME by default.")] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,

@@ -9,14 +9,13 @@ from typing import Annotated
 import typer
 
 from airflow_provider_rtlake.checks.names import TableName, literal
-from airflow_provider_rtlake.commands.scd2_erase import declared_history
+from airflow_provider_rtlake.commands._folders import CONNECTORS, ConnectorsDir
+from airflow_provider_rtlake.commands._scd2_erase import declared_history
 from airflow_provider_rtlake.demo.access import ICEBERG, Access
 from airflow_provider_rtlake.exceptions import UserError
 from airflow_provider_rtlake.kit.stack import Stack
 from airflow_provider_rtlake.scd2.names import RESERVED
 from airflow_provider_rtlake.scd2.queries import changes_between, current_rows, rows_as_of
-
-_CONNECTORS = Path("connectors")
 
 
 def query(
@@ -26,9 +25,7 @@ def query(
     end: Annotated[str | None, typer.Option("--to", help="Changes before this time.")] = None,
     only_sql: Annotated[bool, typer.Option("--sql", help="Print the Trino query; do not run it.")] = False,
     limit: Annotated[int, typer.Option(help="Rows shown at most.")] = 100,
-    connectors: Annotated[
-        Path, typer.Option("--connectors", help="Folder of the connectors' declarations.")
-    ] = _CONNECTORS,
+    connectors: ConnectorsDir = CONNECTORS,
     home: Annotated[Path | None, typer.Option("--home", help="The stack's folder; RTLAKE_HOME by default.")] = None,
 ) -> None:
     """Ask a history: its current rows; or as of a time; or what changed between two times. One JSON object a row."""
