@@ -15,11 +15,10 @@ from rich.table import Column, Table
 from airflow_provider_rtlake.clients.kafka import KafkaClient
 from airflow_provider_rtlake.clients.kafka_connect import KafkaConnectClient
 from airflow_provider_rtlake.commands._folders import CONNECTORS, ConnectorsDir
-from airflow_provider_rtlake.exceptions import UserError
 from airflow_provider_rtlake.kit.stack import Stack
 from airflow_provider_rtlake.streams.connect_apply import Applied, ConnectorDeployment
 from airflow_provider_rtlake.streams.connect_plan import Plan
-from airflow_provider_rtlake.streams.load import Declarations, load_declarations
+from airflow_provider_rtlake.streams.load import load_declarations
 from airflow_provider_rtlake.streams.source_access import SourceAccess
 
 app = typer.Typer(
@@ -118,25 +117,17 @@ def delete(
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
-    """Delete a connector with its offsets, replication slot and publication. Topics and tables stay."""
-    connector = _named(load_declarations(connectors_dir), name)
+    """Delete a connector, declared or not, with its offsets, slot and publication. Topics and tables stay."""
+    declarations = load_declarations(connectors_dir)
     if not yes and not as_json:
         typer.confirm(f"Delete the connector {name}? Changes made afterwards are not captured.", abort=True)
     with _deployment(home, quiet=as_json) as deployment:
-        result = deployment.delete(connector)
+        result = deployment.delete_named(declarations, name)
     if as_json:
         typer.echo(json.dumps(result))
         return
     slots = ", ".join(result["slots"]) or "none"
     typer.echo(f"{name}: {'deleted' if result['deleted'] else 'was not there'}; replication slots dropped: {slots}")
-
-
-def _named(declarations: Declarations, name: str) -> Any:
-    for connector in declarations.connectors:
-        if connector.connector == name:
-            return connector
-    names = ", ".join(one.connector for one in declarations.connectors)
-    raise UserError(f"no declaration names the connector {name!r}; there are: {names}")
 
 
 @contextmanager

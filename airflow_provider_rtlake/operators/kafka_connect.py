@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import BaseOperator, Context
 
 from airflow_provider_rtlake.clients.kafka_connect import ConnectorStatus, KafkaConnectClient
-from airflow_provider_rtlake.exceptions import NotFound, UserError
+from airflow_provider_rtlake.exceptions import NotFound
 from airflow_provider_rtlake.hooks.kafka import kafka_client
 from airflow_provider_rtlake.hooks.kafka_connect import KafkaConnectHook
 from airflow_provider_rtlake.links.kafka_connect import KafkaConnectStatusLink
@@ -165,7 +165,8 @@ class KafkaConnectDeleteConnectorOperator(_Deploying):
     """Delete a connector with its offsets, replication slot and publication. Topics and tables stay.
 
     :param connector: its name (templated).
-    :param folder: folder of the declarations; one of them names the connector (templated).
+    :param folder: folder of the declarations; the source's server of an undeclared connector is looked up in them, too
+        (templated).
     :param keep_publication: leave the publication.
     :param dry_run: only say whether it is there (templated).
     :param kafka_connect_conn_id: connection id (templated).
@@ -185,14 +186,10 @@ class KafkaConnectDeleteConnectorOperator(_Deploying):
 
         :param context: the task's context.
         """
-        for connector in load_declarations(self.folder).connectors:
-            if connector.connector == self.connector:
-                break
-        else:
-            raise UserError(f"no declaration in {self.folder} names the connector {self.connector!r}")
         if truth(self.only_plan, "dry_run"):
             return {"changed": False, "present": self.client.config(self.connector) is not None}
-        return self.deployment.delete(connector, publication=not self.keep_publication)
+        declarations = load_declarations(self.folder)
+        return self.deployment.delete_named(declarations, self.connector, publication=not self.keep_publication)
 
 
 class _OnOneConnector(_KafkaConnectOperator):

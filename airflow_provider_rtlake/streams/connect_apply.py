@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from airflow_provider_rtlake.clients.kafka import KafkaClient, Topic
@@ -293,28 +293,9 @@ class ConnectorDeployment:
         done = [self._apply(one) for one in self.prepare(declarations)]
         for plan in self._undeclared(declarations, prune=prune):
             if plan.action == "delete":
-                self._prune(declarations, plan.connector)
+                self._delete_undeclared(declarations, plan.connector)
             done.append(Applied(plan, plan.action == "delete", None))
         return done
-
-    def _prune(self, declarations: Declarations, name: str) -> None:
-        """Delete an undeclared connector and its offsets; its slot, too, where it is on a declared source's server."""
-        config = self.connect.config(name) or {}
-        running = epoch_of(config)
-        if running is not None:
-            record_epoch(self.kafka, name, Decision(running, "deleted"))
-        self.connect.stop(name)
-        self._forget(name)
-        self.connect.delete(name)
-        self.say(f"{name}: deleted, no declaration names it")
-        where = (config.get("database.hostname"), config.get("database.port"))
-        for connector in declarations.connectors:
-            access = self.access(connector.database.connection)
-            if running is not None and (access.host, str(access.port)) == where:
-                with access.connect() as connection:
-                    drop_slot(connection, config["slot.name"])
-                return
-        self.say(f"{name}: its replication slot {config.get('slot.name', '')} was left: drop it if nobody needs it")
 
     def _apply(self, one: Prepared) -> Applied:
         name = one.connector.connector
@@ -450,6 +431,24 @@ class ConnectorDeployment:
 
     # --- delete
 
+    def delete_named(self, declarations: Declarations, name: str, *, publication: bool = True) -> dict[str, Any]:
+        """Delete a connector whether or not a declaration still names it.
+
+        :param declarations: every declared connector.
+        :param name: of the connector.
+        :param publication: delete its publication, too.
+        :return: as of :meth:`delete`.
+        :raises UserError: it is neither declared nor in Kafka Connect.
+        """
+        declared = {connector.connector: connector for connector in declarations.connectors}
+        if name in declared:
+            return self.delete(declared[name], publication=publication)
+        present = self.connect.connectors()
+        if name not in present:
+            names = ", ".join(sorted({*declared, *present}))
+            raise UserError(f"no declaration names the connector {name!r}, nor does Kafka Connect; there are: {names}")
+        return self._delete_undeclared(declarations, name, publication=publication)
+
     def delete(self, connector: Connector, *, publication: bool = True) -> dict[str, Any]:
         """Delete a connector with its offsets and replication slot. Topics and what was made from them stay.
 
@@ -460,17 +459,12 @@ class ConnectorDeployment:
         name = connector.connector
         config = self.connect.config(name)
         if config is not None:
-            running = epoch_of(config)
-            if running is not None and running.number > read_epochs(self.kafka).get(name, 0):
-                record_epoch(self.kafka, name, Decision(running, "deleted"))
-            self.connect.stop(name)
-            self._forget(name)
-            self.connect.delete(name)
+            self._remove(name, config)
         access = self.access(connector.database.connection).for_connector(connector)
         slots = sorted({connector.slot_name, (config or {}).get("slot.name", connector.slot_name)})
         with access.connect() as connection:
             dropped = [slot for slot in slots if drop_slot(connection, slot)]
-            unpublished = publication and drop_publication(connection, connector)
+            unpublished = publication and drop_publication(connection, connector.publication)
         return {
             "connector": name,
             "deleted": config is not None,
@@ -478,6 +472,45 @@ class ConnectorDeployment:
             "publication": unpublished,
             "changed": config is not None or bool(dropped) or unpublished,
         }
+
+    def _delete_undeclared(self, declarations: Declarations, name: str, *, publication: bool = True) -> dict[str, Any]:
+        """Delete a connector of which only its configuration is known.
+
+        Its slot and publication go where it was made by this project, is on a declared source's server, and no
+        declaration has taken them over.
+        """
+        config = self.connect.config(name) or {}
+        self._remove(name, config)
+        self.say(f"{name}: deleted, no declaration names it")
+        dropped, unpublished = [], False
+        slot, published = config.get("slot.name", ""), config.get("publication.name", "")
+        access = self._access_of(declarations, config) if epoch_of(config) is not None else None
+        if access is None:
+            self.say(f"{name}: its replication slot {slot} was left: drop it if nobody needs it")
+        else:
+            with access.connect() as connection:
+                if all(slot != one.slot_name for one in declarations.connectors) and drop_slot(connection, slot):
+                    dropped.append(slot)
+                if publication and all(published != one.publication for one in declarations.connectors):
+                    unpublished = drop_publication(connection, published)
+        return {"connector": name, "deleted": True, "slots": dropped, "publication": unpublished, "changed": True}
+
+    def _access_of(self, declarations: Declarations, config: Mapping[str, str]) -> SourceAccess | None:
+        """The way to a running connector's database; None where no declaration reads from its server."""
+        for connector in declarations.connectors:
+            access = self.access(connector.database.connection)
+            if (access.host, str(access.port)) == (config.get("database.hostname"), config.get("database.port")):
+                return replace(access, dbname=config["database.dbname"])
+        return None
+
+    def _remove(self, name: str, config: Mapping[str, str]) -> None:
+        """Take a connector and its offsets out of Kafka Connect; its epoch's number is kept for one of its name."""
+        running = epoch_of(config)
+        if running is not None and running.number > read_epochs(self.kafka).get(name, 0):
+            record_epoch(self.kafka, name, Decision(running, "deleted"))
+        self.connect.stop(name)
+        self._forget(name)
+        self.connect.delete(name)
 
     # --- status
 

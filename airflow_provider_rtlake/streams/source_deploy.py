@@ -306,17 +306,17 @@ def unpublished(connection: Connection, connector: Connector) -> list[Stream]:
     return [stream for stream in connector.streams if (stream.schema_name, stream.table_name) not in whole]
 
 
-def drop_publication(connection: Connection, connector: Connector) -> bool:
-    """Drop a connector's publication.
+def drop_publication(connection: Connection, name: str) -> bool:
+    """Drop a publication.
 
     :param connection: to the source database.
-    :param connector: the declaration.
+    :param name: of the publication.
     :return: whether there was one.
     """
-    with explained(f"dropping the publication {connector.publication}"):
-        if not has_publication(connection, connector.publication):
+    with explained(f"dropping the publication {name}"):
+        if not has_publication(connection, name):
             return False
-        connection.execute(sql.SQL("DROP PUBLICATION IF EXISTS {}").format(sql.Identifier(connector.publication)))
+        connection.execute(sql.SQL("DROP PUBLICATION IF EXISTS {}").format(sql.Identifier(name)))
         return True
 
 

@@ -316,3 +316,17 @@ def test_delete_leaves_no_slot_and_a_new_deployment_counts_on(
     assert not has_publication(source, "it_connectors_pub")
     assert run("delete", NAME)["changed"] is False
     assert int(mine(run("apply"))["epoch"].split(":")[0]) == before + 1
+
+
+def test_an_undeclared_connector_is_deleted_by_its_name(
+    run: Callable[..., Any], folder: Path, connect: KafkaConnectClient, source: psycopg.Connection[dict[str, Any]]
+) -> None:
+    slot = slot_name(folder)
+    declare(folder, connector="it-other", publication="it_other_pub")
+    result = run("delete", NAME)
+    assert result["slots"] == [slot] and result["publication"]
+    assert connect.config(NAME) is None
+    assert not read_slot(source, slot).exists
+    assert not has_publication(source, "it_connectors_pub")
+    assert "nor does Kafka Connect" in run("delete", NAME, ok=False)
+    declare(folder)

@@ -9,13 +9,15 @@ from typing import Any, cast
 
 import pytest
 
-from airflow_provider_rtlake.exceptions import ServiceUnavailable
+from airflow_provider_rtlake.exceptions import ServiceUnavailable, UserError
 from airflow_provider_rtlake.streams import connect_apply
 from airflow_provider_rtlake.streams.connect_apply import ConnectorDeployment, Prepared
 from airflow_provider_rtlake.streams.connect_config import EPOCH_HEADER, Epoch
 from airflow_provider_rtlake.streams.connect_plan import Plan
 from airflow_provider_rtlake.streams.epochs import EPOCHS_TOPIC, Decision, Observed, read_epochs
+from airflow_provider_rtlake.streams.load import Declarations
 from airflow_provider_rtlake.streams.model import Connector, Table
+from airflow_provider_rtlake.streams.source_access import SourceAccess
 from airflow_provider_rtlake.streams.source_deploy import SlotState, unpublished
 
 CONNECTOR = Connector(
@@ -96,3 +98,67 @@ def test_a_new_epoch_is_noted_before_its_reason_is_gone(monkeypatch: pytest.Monk
         deployment(kafka)._apply(one)
     assert read_epochs(cast(Any, kafka)) == {"sales": 4}
     assert list(kafka.sent) == [EPOCHS_TOPIC.name]
+
+
+class Connect:
+    """One connector, which no declaration names."""
+
+    def __init__(self, **config: str) -> None:
+        self.running: dict[str, dict[str, str]] = {"left": config}
+
+    def connectors(self) -> list[str]:
+        return list(self.running)
+
+    def config(self, name: str) -> dict[str, str] | None:
+        return self.running.get(name)
+
+    def stop(self, *_: Any, **__: Any) -> None:
+        pass
+
+    wait = delete_offsets = stop
+
+    def delete(self, name: str) -> None:
+        del self.running[name]
+
+
+LEFT = {
+    "transforms.epoch.value.literal": '"5:771:1"',
+    "database.hostname": "db",
+    "database.port": "5432",
+    "database.dbname": "crm",
+    "slot.name": "rtlake_left",
+    "publication.name": "left_pub",
+}
+DECLARED = Declarations((CONNECTOR,), ())
+
+
+@pytest.mark.parametrize(
+    ("config", "slots", "publication"),
+    [
+        ({}, ["rtlake_left"], True),
+        ({"slot.name": CONNECTOR.slot_name}, [], True),  # the connector was renamed, and its slot kept
+        ({"publication.name": CONNECTOR.publication}, ["rtlake_left"], False),
+        ({"database.hostname": "elsewhere"}, [], False),
+        ({"transforms.epoch.value.literal": "somebody else's"}, [], False),
+    ],
+)
+def test_an_undeclared_connector_is_deleted_by_its_name(
+    monkeypatch: pytest.MonkeyPatch, config: dict[str, str], slots: list[str], publication: bool
+) -> None:
+    databases: list[str] = []
+    monkeypatch.setattr(SourceAccess, "connect", lambda self: nullcontext(databases.append(self.dbname)))
+    monkeypatch.setattr(connect_apply, "drop_slot", lambda connection, slot: True)
+    monkeypatch.setattr(connect_apply, "drop_publication", lambda connection, name: True)
+    access = SourceAccess(host="db", port=5432, dbname="sales", user="u", password="p")
+    connect = Connect(**{**LEFT, **config})
+    kafka = Kafka()
+    one = deployment(kafka, connect=connect, access=lambda conn_id: access)
+    result = one.delete_named(DECLARED, "left")
+    assert (result["deleted"], result["slots"], result["publication"]) == (True, slots, publication)
+    assert connect.running == {} and set(databases) <= {"crm"}
+    assert read_epochs(cast(Any, kafka)) == ({"left": 5} if "transforms.epoch.value.literal" not in config else {})
+
+
+def test_a_name_that_nobody_knows_is_refused() -> None:
+    with pytest.raises(UserError, match="'lefd', nor does Kafka Connect; there are: left, sales"):
+        deployment(Kafka(), connect=Connect()).delete_named(DECLARED, "lefd")
