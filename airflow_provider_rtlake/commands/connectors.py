@@ -96,11 +96,11 @@ def status(
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show connectors, tasks, replication slots and snapshots; exit code 1 unless all of them run."""
+    """Show connectors, tasks, slots, snapshots; exit code 1 unless all run and no REPLICA IDENTITY FULL is missing."""
     declarations = load_declarations(connectors_dir)
     with _deployment(home, quiet=True) as deployment:
         states = deployment.status(declarations.connectors)
-    healthy = all(state["running"] for state in states)
+    healthy = all(state["running"] and not state["identity_missing"] for state in states)
     if as_json:
         typer.echo(json.dumps({"ok": healthy, "connectors": states}))
     else:
@@ -210,3 +210,8 @@ def _print_states(states: list[dict[str, Any]]) -> None:
     for state in states:
         if state["error"]:
             console.print(f"{state['connector']}: {state['error']}", soft_wrap=True)
+        if state["identity_missing"]:
+            names = ", ".join(state["identity_missing"])
+            console.print(
+                f"{state['connector']}: without REPLICA IDENTITY FULL: {names}; apply sets it", soft_wrap=True
+            )

@@ -41,6 +41,7 @@ from airflow_provider_rtlake.streams.source_deploy import (
     plan_source,
     read_slot,
     unpublished,
+    without_identity,
 )
 
 _WEEK_MS = str(7 * 24 * 3600 * 1000)
@@ -528,6 +529,8 @@ class ConnectorDeployment:
         access = self.access(connector.database.connection).for_connector(connector)
         with access.connect() as connection:
             slot = read_slot(connection, connector.slot_name)
+            tables, _ = read_tables(connection, connector.streams)
+            lacking = without_identity(connection, connector, tables)
         progress = read_progress(self.kafka, connector, epoch) if epoch else None
         return {
             "connector": name,
@@ -544,6 +547,7 @@ class ConnectorDeployment:
                 "lag_bytes": slot.lag_bytes,
             },
             "snapshot_rows": {} if progress is None else progress.rows,
+            "identity_missing": lacking,
             "snapshot_missing": []
             if progress is None
             else [stream.source for stream in progress.missing(connector.streams)],

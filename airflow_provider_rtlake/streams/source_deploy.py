@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -135,19 +135,31 @@ def wants_full(stream: Stream, table: SourceTable) -> bool:
     return table.full_reason is not None or stream.table.realtime is not False
 
 
-def _identities(
-    connection: Connection, connector: Connector, tables: Mapping[str, SourceTable]
-) -> Iterator[SourceChange]:
-    for stream in connector.streams:
-        table = tables[stream.source]
-        if table.schema.replica_identity == "full" or not wants_full(stream, table):
+def without_identity(connection: Connection, connector: Connector, tables: Mapping[str, SourceTable]) -> list[str]:
+    """Tables and partitions that lack the REPLICA IDENTITY FULL that they need: their values before come incomplete.
+
+    A partition does not take it from its root: one that was made since the last deployment lacks it.
+
+    :param connection: to the source database.
+    :param connector: the declaration.
+    :param tables: ``Stream.source`` → what the catalog says of it; tables that are not in it are left out.
+    :return: their names as SQL.
+    """
+    needing = [
+        stream
+        for stream in connector.streams
+        if stream.source in tables and (stream.table.realtime is not False or wants_full(stream, tables[stream.source]))
+    ]
+    with explained(f"comparing the replica identities with the connector {connector.connector}"):
+        return [name for _, name in _without_full(connection, needing, tables)]
+
+
+def _without_full(
+    connection: Connection, streams: Iterable[Stream], tables: Mapping[str, SourceTable]
+) -> Iterator[tuple[Stream, str]]:
+    for stream in streams:
+        if tables[stream.source].schema.replica_identity == "full":
             continue
-        if not table.owned:
-            raise UserError(
-                f"{stream.source} needs REPLICA IDENTITY FULL and the deployment's role does not own it; let its owner"
-                f" run ALTER TABLE {_name(stream)} REPLICA IDENTITY FULL, or write replica_identity: keep and"
-                " realtime: false"
-            )
         rows = connection.execute(
             "SELECT format('%%I.%%I', n.nspname, c.relname) AS name FROM pg_class root"
             " JOIN pg_namespace rn ON rn.oid = root.relnamespace"
@@ -157,9 +169,21 @@ def _identities(
             (stream.schema_name, stream.table_name),
         ).fetchall()
         for row in rows:
-            yield SourceChange(
-                f"REPLICA IDENTITY FULL on {row['name']}", f"ALTER TABLE {row['name']} REPLICA IDENTITY FULL"
+            yield stream, row["name"]
+
+
+def _identities(
+    connection: Connection, connector: Connector, tables: Mapping[str, SourceTable]
+) -> Iterator[SourceChange]:
+    wanted = [stream for stream in connector.streams if wants_full(stream, tables[stream.source])]
+    for stream, name in _without_full(connection, wanted, tables):
+        if not tables[stream.source].owned:
+            raise UserError(
+                f"{stream.source} needs REPLICA IDENTITY FULL and the deployment's role does not own it; let its owner"
+                f" run ALTER TABLE {name} REPLICA IDENTITY FULL, or write replica_identity: keep and"
+                " realtime: false"
             )
+        yield SourceChange(f"REPLICA IDENTITY FULL on {name}", f"ALTER TABLE {name} REPLICA IDENTITY FULL")
 
 
 def _grants(connection: Connection, connector: Connector, role: str) -> Iterator[SourceChange]:

@@ -192,6 +192,16 @@ def test_changes_are_streamed(
     assert {f"{SCHEMA}.plain": 1, f"{SCHEMA}.parted": 1, f"{SCHEMA}.deferred": 2} in counted
 
 
+def test_a_new_partition_lacks_its_identity_until_the_next_deployment(
+    run: Callable[..., Any], source: psycopg.Connection[dict[str, Any]]
+) -> None:
+    assert mine(run("status"))["identity_missing"] == []
+    source.execute(f"CREATE TABLE {SCHEMA}.parted_2 PARTITION OF {SCHEMA}.parted FOR VALUES IN (2)")
+    assert f"{SCHEMA}.parted_2" in run("status", ok=False)
+    assert mine(run("apply"))["changed"]
+    assert mine(run("status"))["identity_missing"] == []
+
+
 def test_a_changed_setting_is_updated_not_refused(
     run: Callable[..., Any], folder: Path, connect: KafkaConnectClient
 ) -> None:

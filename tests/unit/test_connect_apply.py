@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import nullcontext
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from typer.testing import CliRunner
 
+from airflow_provider_rtlake.commands import connectors as commands
 from airflow_provider_rtlake.exceptions import ServiceUnavailable, UserError
 from airflow_provider_rtlake.streams import connect_apply
 from airflow_provider_rtlake.streams.connect_apply import ConnectorDeployment, Prepared
@@ -17,8 +21,10 @@ from airflow_provider_rtlake.streams.connect_plan import Plan
 from airflow_provider_rtlake.streams.epochs import EPOCHS_TOPIC, Decision, Observed, read_epochs
 from airflow_provider_rtlake.streams.load import Declarations
 from airflow_provider_rtlake.streams.model import Connector, Table
+from airflow_provider_rtlake.streams.schema import Column, TableSchema
+from airflow_provider_rtlake.streams.source import SourceTable
 from airflow_provider_rtlake.streams.source_access import SourceAccess
-from airflow_provider_rtlake.streams.source_deploy import SlotState, unpublished
+from airflow_provider_rtlake.streams.source_deploy import SlotState, unpublished, without_identity
 
 CONNECTOR = Connector(
     connector="sales", topic_prefix="shop", tables={f"public.{name}": Table() for name in ("orders", "lines")}
@@ -83,6 +89,31 @@ def test_a_table_comes_back_that_any_epoch_has_read_and_a_new_one_does_not() -> 
     scanned(kafka, "public.orders", 1)  # and epoch 2 began while the table was not declared
     scanned(kafka, "public.lines", 2)
     assert deployment(kafka)._returned(left_out) == ("public.orders",)
+
+
+def test_a_partition_without_its_identity_is_named() -> None:
+    schema = TableSchema("public", "orders", (Column("id", "integer"),), ("id",), replica_identity="default")
+    tables = {
+        ORDERS.source: SourceTable(schema, None, True),
+        LINES.source: SourceTable(replace(schema, name="lines", replica_identity="full"), None, True),
+    }
+    source = cast(Any, Source({"name": "public.orders_2027"}))
+    assert without_identity(source, CONNECTOR, tables) == ["public.orders_2027"]
+    quiet = {name: Table(realtime=False) for name in CONNECTOR.tables}
+    assert without_identity(source, CONNECTOR.model_copy(update={"tables": quiet}), tables) == []
+
+
+def test_status_is_no_success_while_an_identity_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    state = {"connector": "sales", "state": "RUNNING", "tasks": [], "running": True, "error": "", "epoch": "1:771:1"}
+    state |= {"slot": {"name": "s", "exists": True, "active": True, "lost": False, "lag_bytes": 0}}
+    state |= {"snapshot_missing": [], "identity_missing": ["public.orders_2027"]}
+    found = cast(Any, SimpleNamespace(status=lambda connectors: [state]))
+    monkeypatch.setattr(commands, "_deployment", lambda *_, **__: nullcontext(found))
+    answer = CliRunner().invoke(commands.app, ["status"])
+    assert answer.exit_code == 1
+    assert "sales: without REPLICA IDENTITY FULL: public.orders_2027; apply sets it" in answer.output
+    state["identity_missing"] = []
+    assert CliRunner().invoke(commands.app, ["status"]).exit_code == 0
 
 
 def test_a_new_epoch_is_noted_before_its_reason_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
