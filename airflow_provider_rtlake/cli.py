@@ -7,9 +7,11 @@ room that is asked for is imported, so that a broken one leaves the others usabl
 from __future__ import annotations
 
 import importlib
+import signal
 import sys
 import traceback
 from pathlib import Path
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -80,8 +82,26 @@ def mount(name: str, module: str) -> None:
         app.add_typer(room, name=name)
 
 
+def end_in_order() -> None:
+    """Let SIGTERM and a lost terminal end us as an error does: what was stopped meanwhile is started again.
+
+    A room that has handlers of its own sets them later.
+    """
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+
+    def end(number: int, _: FrameType | None) -> None:
+        for one in numbers:  # a second one, such as the shell's after the terminal's, does not disturb the tidying
+            signal.signal(one, lambda *_: None)
+        sys.exit(128 + number)
+
+    for number in numbers:
+        if signal.getsignal(number) == signal.SIG_DFL:  # what nohup ignores stays ignored
+            signal.signal(number, end)
+
+
 def main() -> None:
     """Entry point: errors of ours become one message and exit code 1."""
+    end_in_order()
     wanted = next((a for a in sys.argv[1:] if not a.startswith("-")), None)
     available = rooms()
     for name in [wanted] if wanted in available else [] if wanted else available:

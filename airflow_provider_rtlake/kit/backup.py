@@ -67,7 +67,7 @@ class Manifest:
 def back_up(
     stack: Stack, folder: Path, say: Say, pause: Callable[[Stack], None], resume: Callable[[Stack], None]
 ) -> Path:
-    """Make a backup; returns its folder.
+    """Make a backup; returns its folder. Nothing is left of one that fails.
 
     :param stack: a running stack.
     :param folder: where backups lie; the new one gets a folder of its own in it.
@@ -79,10 +79,26 @@ def back_up(
     made = datetime.now(timezone.utc)
     target = folder / f"rtlake-{made:%Y%m%dT%H%M%SZ}"
     target.mkdir(parents=True, mode=0o700)
+    try:
+        _fill(target, stack, made, say, pause, resume)
+    except BaseException:  # a signal among them; half a backup is none, and no later one would remove it
+        shutil.rmtree(target, ignore_errors=True)
+        raise
+    return target
+
+
+def _fill(
+    target: Path,
+    stack: Stack,
+    made: datetime,
+    say: Say,
+    pause: Callable[[Stack], None],
+    resume: Callable[[Stack], None],
+) -> None:
     files: dict[str, tuple[int, str]] = {}
     lsn = None
-    pause(stack)
     try:
+        pause(stack)
         for path in sorted(p for p in (stack.home / "var").iterdir() if p.is_dir() and p.name != "postgresql"):
             files[f"{path.name}.tar"] = _archive(
                 target / f"{path.name}.tar", stack.home / "var", [path.name], _LEFT_OUT
@@ -94,7 +110,7 @@ def back_up(
                 f"  postgresql: {sum(n for f, (n, _) in files.items() if f.startswith('postgresql')) / 1e6:.0f} MB,"
                 f" up to {lsn}"
             )
-    finally:
+    finally:  # also where pausing was cut off
         resume(stack)
     files["secrets.tar"] = _archive(target / "secrets.tar", stack.home, ["secrets"], ())
     manifest = Manifest(
@@ -106,7 +122,6 @@ def back_up(
         files=files,
     )
     _write_manifest(target, manifest)  # last: without it a backup is none
-    return target
 
 
 def _write_manifest(target: Path, manifest: Manifest) -> None:

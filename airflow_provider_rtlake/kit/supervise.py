@@ -206,7 +206,9 @@ def _unit(name: str) -> str:
 
 
 def _systemctl(*arguments: str) -> str:
-    done = subprocess.run(["systemctl", *arguments], capture_output=True, text=True, check=False)
+    command = ["systemctl", *arguments]
+    # In a session of its own: a terminal that is lost tells all of ours, and we may be starting everything again.
+    done = subprocess.run(command, capture_output=True, text=True, check=False, start_new_session=True)
     if done.returncode != 0:
         raise SupervisorError(f"systemctl {' '.join(arguments)}: {done.stderr.strip()}")
     return done.stdout

@@ -437,6 +437,21 @@ def test_every_secret_is_rotated(server: Server) -> None:
         print(server.hops())
 
 
+def test_a_backup_that_is_cut_off_leaves_everything_running(server: Server) -> None:
+    server.run(f"""
+    cd {PROJECT_IN_NODE}
+    ./rtlake backup /srv/cut >/dev/null 2>&1 &
+    timeout 120 sh -c 'while systemctl is-active -q rtlake-kafka; do sleep 0.2; done'
+    kill -HUP $!
+    wait $! || test $? = 129
+    test -z "$(ls /srv/cut)"
+    """)
+    limit = time.monotonic() + 240
+    while not all(server.healthy().values()):
+        assert time.monotonic() < limit, server.healthy()
+        time.sleep(1)
+
+
 def test_a_backup_is_restored_on_an_empty_server(server: Server) -> None:
     if server.whole:  # Flink is at work, Connect and Airflow too
         server.rtlake("generate sales --changes 1000 --seed 9")

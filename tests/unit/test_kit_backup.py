@@ -5,9 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
+import shlex
+import subprocess
 from pathlib import Path
 
+import jinja2
 import pytest
+import yaml
 
 from airflow_provider_rtlake.exceptions import UserError
 from airflow_provider_rtlake.kit import backup
@@ -94,17 +99,47 @@ def test_a_changed_manifest_is_refused(taken: tuple[Stack, Path]) -> None:
         backup.verify(taken[1])
 
 
-def test_an_unfinished_backup_is_none(tmp_path: Path) -> None:
-    stack = made(tmp_path / "home")
-
-    def broken(_: Stack) -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        backup.back_up(stack, tmp_path / "b", lambda _: None, lambda _: None, broken)
-    (folder,) = (tmp_path / "b").iterdir()
+def test_an_unfinished_backup_is_none(taken: tuple[Stack, Path]) -> None:
+    (taken[1] / backup.MANIFEST).unlink()
     with pytest.raises(backup.BackupRefused, match="no complete backup"):
-        backup.verify(folder)
+        backup.verify(taken[1])
+
+
+@pytest.mark.parametrize("where", ["pause", "say", "resume"])
+def test_nothing_is_left_of_a_failed_backup_and_everything_runs_again(tmp_path: Path, where: str) -> None:
+    stack = made(tmp_path / "home")
+    calls: list[str] = []
+
+    def part(name: str) -> None:
+        calls.append(name)
+        if name == where:
+            raise SystemExit(143)
+
+    with pytest.raises(SystemExit):
+        backup.back_up(stack, tmp_path / "b", lambda _: part("say"), lambda _: part("pause"), lambda _: part("resume"))
+    assert calls[-1] == "resume"
+    assert list((tmp_path / "b").iterdir()) == []
+
+
+def test_the_unit_starts_what_a_killed_backup_left_stopped(tmp_path: Path) -> None:
+    roles = Path(__file__).parents[2] / "ansible" / "roles"
+    unit = yaml.safe_load((roles / "upkeep" / "vars" / "main.yml").read_text())["upkeep_backup"]
+    templates = jinja2.FileSystemLoader(roles / "common" / "templates")
+    environment = jinja2.Environment(loader=templates, trim_blocks=True)  # noqa: S701  # no HTML
+    text = environment.get_template("upkeep.service.j2").render(unit=unit, rtlake_etc="/etc")
+    (command,) = re.findall("^ExecStopPost=(.*)$", text, re.MULTILINE)
+    systemctl = tmp_path / "systemctl"
+    systemctl.write_text(
+        f"""#!/bin/sh
+        case $1 in
+          list-unit-files) printf 'rtlake-kafka.service enabled enabled\\nrtlake-s3.service enabled enabled\\n';;
+          *) echo "$@" >>{tmp_path}/told;;
+        esac
+        """
+    )
+    systemctl.chmod(0o755)
+    subprocess.run(shlex.split(command), env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, check=True)
+    assert (tmp_path / "told").read_text() == "start --no-block rtlake-kafka.service rtlake-s3.service\n"
 
 
 def test_data_is_never_overwritten(taken: tuple[Stack, Path]) -> None:

@@ -1,0 +1,52 @@
+"""A lost terminal or a stop ends the command line as an error does."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+ROOM = """
+import sys, time
+from airflow_provider_rtlake import cli
+
+@cli.app.command()
+def wait():
+    try:
+        print("at work", flush=True)
+        time.sleep(30)
+    finally:
+        print("tidying", flush=True)
+        time.sleep(0.5)
+        print("tidied", flush=True)
+
+sys.argv = ["rtlake", "wait"]
+cli.main()
+"""
+
+
+def started(*before: str) -> subprocess.Popen[str]:
+    process = subprocess.Popen([*before, sys.executable, "-c", ROOM], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline() == "at work\n"
+    return process
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_what_was_begun_is_tidied_up_and_a_second_signal_does_not_disturb_it(number: signal.Signals) -> None:
+    with started() as process:
+        process.send_signal(number)
+        assert process.stdout is not None and process.stdout.readline() == "tidying\n"
+        process.send_signal(signal.SIGHUP)
+        assert process.stdout.read() == "tidied\n"
+        assert process.wait() == 128 + number
+
+
+def test_what_nohup_ignores_stays_ignored() -> None:
+    with started("nohup") as process:
+        process.send_signal(signal.SIGHUP)
+        time.sleep(0.3)
+        assert process.poll() is None
+        process.kill()
