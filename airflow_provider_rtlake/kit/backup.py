@@ -27,6 +27,7 @@ from airflow_provider_rtlake.kit.stack import Stack
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+_RESTORING = ".restoring"  # below var/ from the first step of a restore to its last
 _CHUNK = 1 << 20  # bytes
 _SLOT = "rtlake_backup"
 # What processes make anew, below var/.
@@ -224,7 +225,7 @@ def verify(folder: Path) -> Manifest:
 
 
 def prepare(folder: Path, home: Path) -> Manifest:
-    """Verify, and bring the secrets to an empty home.
+    """Verify, and bring the secrets to an empty home; what an interrupted restore left there is cleared.
 
     :param folder: a backup.
     :param home: RTLAKE_HOME.
@@ -233,10 +234,16 @@ def prepare(folder: Path, home: Path) -> Manifest:
     manifest = verify(folder)
     if Path(manifest.home) != home:
         raise BackupRefused(f"{folder} was made of {manifest.home}: its paths are in the data; set RTLAKE_HOME to that")
-    there = [p.name for p in sorted((home / "var").glob("*")) if p.is_dir() and any(p.iterdir())]
-    if there:
-        raise BackupRefused(f"{home}/var holds data already ({', '.join(there)}): restore only onto an empty home")
-    home.mkdir(parents=True, exist_ok=True)
+    marker = home / "var" / _RESTORING
+    there = [p for p in sorted((home / "var").glob("*")) if p.is_dir() and any(p.iterdir())]
+    if marker.exists():
+        for path in there:
+            shutil.rmtree(path)
+    elif there:
+        names = ", ".join(p.name for p in there)
+        raise BackupRefused(f"{home}/var holds data already ({names}): restore only onto an empty home")
+    marker.parent.mkdir(parents=True, exist_ok=True)
+    marker.touch()
     _unpack(folder / "secrets.tar", home)
     (home / "secrets").chmod(0o700)
     return manifest
@@ -256,6 +263,20 @@ def unpack(folder: Path, manifest: Manifest, home: Path, say: Say) -> None:
     label = home / "var" / "postgresql" / "data" / "backup_label"
     if label.exists():
         _own_as(label, label.parent)
+    (home / "var" / _RESTORING).unlink()
+
+
+def check_restored(home: Path) -> None:
+    """See that no restore stopped half way.
+
+    :param home: RTLAKE_HOME.
+    :raises UserError: one did: services would begin with a part of the data, or initialise what is missing.
+    """
+    if (home / "var" / _RESTORING).exists():
+        raise UserError(
+            f"a restore into {home} was interrupted: repeat it with './rtlake restore BACKUP',"
+            " or begin with nothing: './rtlake destroy'"
+        )
 
 
 def _unpack(archive: Path, into: Path) -> None:

@@ -123,9 +123,13 @@ def run(
         ) as process,
     ):
         reader = _Reader(say)
-        for line in process.stdout or ():
-            out.write(line)
-            reader.read(line.rstrip("\n"))
+        try:
+            for line in process.stdout or ():
+                out.write(line)
+                reader.read(line.rstrip("\n"))
+        except BaseException:  # such as a signal: it would go on to its end, unheard
+            process.terminate()
+            raise
         code = process.wait()
     reader.close()
     if code != 0:

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from airflow_provider_rtlake.exceptions import UserError
-from airflow_provider_rtlake.kit import artifacts, health, order, playbook, remove, sbom, settings, supervise
+from airflow_provider_rtlake.kit import artifacts, backup, health, order, playbook, remove, sbom, settings, supervise
 from airflow_provider_rtlake.kit import doctor as doctors
 from airflow_provider_rtlake.kit import fetch as fetching
 from airflow_provider_rtlake.kit import variables as roles
@@ -96,7 +96,9 @@ def bring_up(home: Path, variables: dict[str, Any], kind: str, *, converge: bool
     :param variables: as :func:`settings.load` returns them.
     :param kind: ``supervisord`` or ``systemd``.
     :param converge: run the playbook in any case.
+    :raises UserError: a restore was interrupted.
     """
+    backup.check_restored(home)
     previous = _installed(home)
     if converge or not playbook.converged(home, project(), _variables(variables), kind):
         if previous is not None:
@@ -260,6 +262,7 @@ def logs(
 def restart(service: str) -> None:
     """Restart a service and wait until it answers."""
     stack = Stack.load()
+    backup.check_restored(stack.home)
     stack.service(service)
     keeper = supervise.supervisor_of(stack.home, stack.supervisor)
     if isinstance(keeper, supervise.Supervisord):

@@ -472,6 +472,17 @@ def test_a_backup_is_restored_on_an_empty_server(server: Server) -> None:
     assert code == 1 and "kafka.tar differs" in said, said
     server.run(f"test ! -e {HOME}/var")
 
+    server.run(f"""
+    cd {PROJECT_IN_NODE}
+    ./rtlake restore {backup} >/dev/null 2>&1 &
+    timeout 600 sh -c 'until test -e {HOME}/var/postgresql; do sleep 0.2; done'
+    kill $!
+    wait $! || test $? = 143
+    """)
+    code, said = server.tried(f"cd {PROJECT_IN_NODE} && ./rtlake up")
+    assert code == 1 and "was interrupted" in said, said
+    assert "was interrupted" in server.play(ok=False).text
+
     started = time.monotonic()
     server.play("restore.yml", rtlake_backup=backup)
     print(f"restored after {time.monotonic() - started:.0f} s")

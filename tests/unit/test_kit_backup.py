@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from airflow_provider_rtlake.exceptions import UserError
-from airflow_provider_rtlake.kit import backup
+from airflow_provider_rtlake.kit import backup, verbs
 from airflow_provider_rtlake.kit.stack import Stack
 
 
@@ -146,6 +146,24 @@ def test_data_is_never_overwritten(taken: tuple[Stack, Path]) -> None:
     stack, folder = taken
     with pytest.raises(backup.BackupRefused, match=r"holds data already.*kafka"):
         backup.prepare(folder, stack.home)
+
+
+def test_an_interrupted_restore_is_not_started_and_can_be_repeated(taken: tuple[Stack, Path]) -> None:
+    stack, folder = taken
+    home = gone(stack)
+    backup.prepare(folder, home)
+    (home / "var" / "postgresql").mkdir()
+    (home / "var" / "postgresql" / ".superuser").write_text("as the installation writes it")
+    (home / "var" / "kafka").mkdir()
+    (home / "var" / "kafka" / "half").write_text("of an archive")
+    with pytest.raises(UserError, match=r"interrupted.*rtlake restore"):
+        verbs.bring_up(home, {}, "supervisord")
+    manifest = backup.prepare(folder, home)
+    assert not (home / "var" / "kafka").exists() and not (home / "var" / "postgresql").exists()
+    backup.unpack(folder, manifest, home, lambda _: None)
+    backup.check_restored(home)
+    with pytest.raises(backup.BackupRefused, match="holds data already"):
+        backup.prepare(folder, home)
 
 
 def test_another_home_is_refused(taken: tuple[Stack, Path], tmp_path: Path) -> None:

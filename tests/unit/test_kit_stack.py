@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import socket
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +142,22 @@ def test_playbook_output_becomes_lines_and_one_failure() -> None:
     assert [s.split(" (")[0] for s in said] == ["Kafka", "Pinot"], "a play that did nothing is not shown"
     assert reader.failure.count("port 9000 is taken") == 1
     assert reader.changed == 1
+
+
+def test_an_interrupted_playbook_does_not_go_on_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "bin" / "ansible-playbook"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\nprintf 'PLAY [Kafka] *\\nok: [localhost]\\nPLAY [Trino] *\\n'\nexec sleep 20\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+
+    def interrupted(_: str) -> None:
+        raise SystemExit(143)
+
+    started = time.monotonic()
+    with pytest.raises(SystemExit):
+        playbook.run(tmp_path / "home", Path(__file__).parents[2], {}, "supervisord", interrupted)
+    assert time.monotonic() - started < 10
 
 
 def test_a_taken_port_names_its_process() -> None:
