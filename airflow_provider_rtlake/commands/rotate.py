@@ -21,9 +21,12 @@ def rotate(name: Annotated[str, typer.Argument(help="Name below RTLAKE_HOME/secr
     def converge() -> None:
         verbs.bring_up(stack.home, settings.load(stack.home), stack.supervisor, converge=True)
 
-    chosen = rotating.names(stack) if name == "all" else [name]
-    if name == "all" and "airflow" not in stack.components:
-        chosen.remove("airflow_fernet")
+    chosen = [name]
+    if name == "all":
+        kept = rotating.kept(stack)
+        chosen = [secret for secret in rotating.names(stack) if secret not in kept]
+        for secret, reason in kept.items():
+            verbs.say(f"not rotated: {secret}: {reason}")
     rotating.rotate(stack, chosen, converge)
     if "debezium" in chosen and "connect" in stack.services:
         verbs.restart("connect")  # a connector reads its secret only when it starts

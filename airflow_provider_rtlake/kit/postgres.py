@@ -20,6 +20,10 @@ _ITERATIONS = 4096  # PostgreSQL's own default
 _START_SECONDS = 120.0  # for the server to accept a login; a crashed one replays its log first
 
 
+class PasswordRefused(TerminalError):
+    """The server has another superuser password."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Server:
     """Where the server is.
@@ -83,7 +87,7 @@ def wait(server: Server) -> psycopg.Connection[Any]:
     """Log in as soon as the server lets us.
 
     :raises WaitTimeout: it did not within its time.
-    :raises TerminalError: the password is wrong.
+    :raises PasswordRefused: the password is wrong.
     """
     limit = time.monotonic() + _START_SECONDS
     while True:
@@ -91,8 +95,9 @@ def wait(server: Server) -> psycopg.Connection[Any]:
             return server.connect()
         except psycopg.OperationalError as error:
             if "password authentication failed" in str(error):
-                raise TerminalError(
-                    "PostgreSQL refuses the password in secrets/postgres: another server, or other data?"
+                raise PasswordRefused(
+                    "PostgreSQL refuses the password in secrets/postgres: another server, other data, or a rotation"
+                    " that was interrupted? './rtlake rotate postgres' ends one"
                 ) from error
             if time.monotonic() > limit:
                 raise WaitTimeout(f"PostgreSQL does not answer ({error}); see {server.log}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import os
 import secrets
 from collections.abc import Callable, Sequence
@@ -13,11 +14,27 @@ from airflow_provider_rtlake.kit import airflow, postgres
 from airflow_provider_rtlake.kit.stack import Stack
 
 _FERNET = "airflow_fernet"
+_SUPERUSER = "postgres"
 
 
 def names(stack: Stack) -> list[str]:
     """Every secret of a stack."""
     return sorted(p.name for p in (stack.home / "secrets").iterdir() if p.is_file() and not p.suffix)
+
+
+def kept(stack: Stack) -> dict[str, str]:
+    """Secrets that cannot be made anew on this stack without a loss, and why.
+
+    :param stack: an installed stack.
+    """
+    found = {}
+    if "airflow" not in stack.components:
+        found[_FERNET] = "what it encrypts can only be encrypted anew while Airflow is installed"
+    if "postgresql" not in stack.services:
+        found[_SUPERUSER] = "only a running PostgreSQL can be given a new one"
+    if (stack.home / "var" / "superset").exists():
+        found["superset_key"] = "Superset cannot encrypt anew what it protects, see docs/monitoring.md"
+    return found
 
 
 def rotate(stack: Stack, wanted: Sequence[str], converge: Callable[[], None]) -> None:
@@ -26,16 +43,19 @@ def rotate(stack: Stack, wanted: Sequence[str], converge: Callable[[], None]) ->
     :param stack: a running stack.
     :param wanted: below ``secrets/``.
     :param converge: runs the playbook and waits until all services answer.
-    :raises UserError: there is no such secret, or nobody who could use the new one.
+    :raises UserError: there is no such secret, or it is :func:`kept`; none was made anew.
     """
     unknown = sorted(set(wanted) - set(names(stack)))
     if unknown:
         raise UserError(f"no secret {', '.join(unknown)}; there are: {', '.join(names(stack))}")
-    if _FERNET in wanted and "airflow" not in stack.components:
-        raise UserError(f"{_FERNET}: what it encrypts can only be encrypted anew while Airflow is installed")
+    refused = [f"{name}: {reason}" for name, reason in kept(stack).items() if name in wanted]
+    if refused:
+        raise UserError("; ".join(refused))
+    if _SUPERUSER in wanted:  # first: it is the one that a server can refuse
+        _renew_superuser(stack)
     for name in wanted:
-        if name != _FERNET:
-            _renew(stack, stack.home / "secrets" / name)
+        if name not in (_FERNET, _SUPERUSER):
+            _write(stack.home / "secrets" / name, secrets.token_hex(32))
     if _FERNET not in wanted:
         converge()
         return
@@ -49,13 +69,23 @@ def rotate(stack: Stack, wanted: Sequence[str], converge: Callable[[], None]) ->
     converge()
 
 
-def _renew(stack: Stack, path: Path) -> None:
+def _renew_superuser(stack: Stack) -> None:
+    path = stack.home / "secrets" / _SUPERUSER
+    prepared = path.with_suffix(".new")
+    server = postgres.Server("127.0.0.1", stack.service("postgresql").port, stack.secret(_SUPERUSER))
+    if prepared.exists():  # of an interrupted rotation: the server knows it, or still the old one
+        candidate = dataclasses.replace(server, password=prepared.read_text().strip())
+        try:
+            postgres.wait(candidate).close()
+        except postgres.PasswordRefused:
+            pass
+        else:
+            prepared.replace(path)
+            server = candidate
     new = secrets.token_hex(32)
-    _write(path.with_suffix(".new"), new)  # before the server knows it: a broken run leaves both
-    if path.name == "postgres":
-        server = postgres.Server("127.0.0.1", stack.service("postgresql").port, stack.secret(path.name))
-        postgres.set_superuser_password(server, new)
-    path.with_suffix(".new").replace(path)
+    _write(prepared, new)  # before the server knows it: an interruption leaves both
+    postgres.set_superuser_password(server, new)
+    prepared.replace(path)
 
 
 def _write(path: Path, value: str) -> None:

@@ -258,7 +258,6 @@ def test_a_closed_folder_above_is_named(tmp_path: Path) -> None:
 
 def test_another_installation_beside_is_not_ours(tmp_path: Path) -> None:
     import subprocess
-    import sys
 
     command = [sys.executable, "-c", "input()", str(tmp_path / "home-two" / "x")]
     with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
