@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from airflow_provider_rtlake.exceptions import UserError
 from airflow_provider_rtlake.kit import backup as backups
 from airflow_provider_rtlake.kit import supervise, verbs
 from airflow_provider_rtlake.kit.stack import Stack
@@ -15,9 +16,16 @@ from airflow_provider_rtlake.kit.stack import Stack
 app = typer.Typer(rich_markup_mode=None)
 
 
+def _named(folder: str) -> Path:
+    """What a variable that nobody set becomes is not the current folder."""
+    if not folder:
+        raise UserError("the folder's name is empty: say where backups lie, such as /srv/backups")
+    return Path(folder)
+
+
 @app.command()
 def backup(
-    folder: Annotated[Path, typer.Argument(help="Where backups lie, outside RTLAKE_HOME.")],
+    folder: Annotated[Path, typer.Argument(help="Where backups lie, outside RTLAKE_HOME.", parser=_named)],
     keep: Annotated[int, typer.Option(help="How many backups stay in the folder; older ones are deleted.", min=0)] = 0,
 ) -> None:
     """Back up data, positions and secrets. The lanes pause meanwhile; PostgreSQL stays writable."""

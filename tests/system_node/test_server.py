@@ -455,6 +455,7 @@ def test_a_backup_that_is_cut_off_leaves_everything_running(server: Server) -> N
 def test_a_backup_is_restored_on_an_empty_server(server: Server) -> None:
     if server.whole:  # Flink is at work, Connect and Airflow too
         server.rtlake("generate sales --changes 1000 --seed 9")
+    assert "rtlake_backup_folder=" in server.play("backup.yml", ok=False).text
     started = time.monotonic()
     server.play("backup.yml", rtlake_backup_folder="/srv/backups")
     print(f"backed up after {time.monotonic() - started:.0f} s")

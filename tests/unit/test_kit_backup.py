@@ -13,7 +13,9 @@ from pathlib import Path
 import jinja2
 import pytest
 import yaml
+from typer.testing import CliRunner
 
+from airflow_provider_rtlake.commands import backup as command
 from airflow_provider_rtlake.exceptions import UserError
 from airflow_provider_rtlake.kit import backup, verbs
 from airflow_provider_rtlake.kit.stack import Stack
@@ -189,6 +191,19 @@ def test_inside_the_home_is_no_place_for_backups(tmp_path: Path) -> None:
     stack = made(tmp_path / "home")
     with pytest.raises(UserError, match="inside"):
         backup.back_up(stack, stack.home / "backups", lambda _: None, lambda _: None, lambda _: None)
+
+
+def test_a_folder_without_a_name_is_not_the_current_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    stack = made(tmp_path / "home")
+    monkeypatch.setattr(Stack, "load", lambda: stack)
+    monkeypatch.setattr(command, "_pause", lambda _: None)
+    monkeypatch.setattr(command, "_resume", lambda _: None)
+    answer = CliRunner().invoke(command.app, [""])
+    assert isinstance(answer.exception, UserError) and "name is empty" in str(answer.exception)
+    assert [p.name for p in tmp_path.iterdir()] == ["home"]
+    answer = CliRunner().invoke(command.app, ["b"], catch_exceptions=False)
+    assert answer.exit_code == 0 and len(list((tmp_path / "b").iterdir())) == 1
 
 
 def test_old_backups_go_oldest_first(tmp_path: Path) -> None:
