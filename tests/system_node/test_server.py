@@ -362,7 +362,7 @@ LAKEHOUSE_FAULTS = {
         "./rtlake connectors apply",
     ),
     "a DAG file that cannot be read": (
-        f"echo 'import nothing_of_this_name' >{HOME}/project/dags/broken.py && "
+        f"echo 'from airflow.sdk import DAG, nothing_of_this_name' >{HOME}/project/dags/broken.py && "
         + _ENDS.format("./rtlake doctor | grep -q broken.py"),
         f"rm {HOME}/project/dags/broken.py && " + _ENDS.format("! ./rtlake doctor | grep -q broken.py"),
         "DAG file broken.py",
