@@ -29,7 +29,7 @@ def restore(
     manifest = backup.prepare(folder, home)
     plain = {k: v for k, v in manifest.settings.items() if k != "supervisor"}
     verbs.say("installing, without starting anything")
-    playbook.run(home, verbs.project(), plain, manifest.supervisor, verbs.say, skip="run")
+    playbook.run(home, verbs.project(), plain, manifest.supervisor, verbs.say, stages="install,configure")
     verbs.say("bringing data back")
     backup.unpack(folder, manifest, home, verbs.say)
     verbs.bring_up(home, plain, manifest.supervisor, converge=True)

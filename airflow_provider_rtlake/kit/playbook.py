@@ -81,7 +81,7 @@ def run(
     say: Say,
     *,
     check: bool = False,
-    skip: str = "",
+    stages: str = "",
 ) -> int:
     """Run the playbook; returns how many tasks changed something.
 
@@ -91,7 +91,7 @@ def run(
     :param kind: ``supervisord`` or ``systemd``.
     :param say: told one line a play.
     :param check: change nothing, only tell.
-    :param skip: stages that are left out, such as ``run``.
+    :param stages: tags of the only stages to run, such as ``install,configure``; all if empty.
     :raises PlaybookFailed: with the failed task's message.
     """
     log = home / "log" / "ansible.log"
@@ -111,8 +111,8 @@ def run(
     ]
     if check:
         command += ["--check", "--diff"]
-    if skip:
-        command += ["--skip-tags", skip]
+    if stages:  # not --skip-tags: a role's include has the tags of all its stages, and any of them leaves it out
+        command += ["--tags", stages]
     environment = {**os.environ, "ANSIBLE_CONFIG": str(ansible / "ansible.cfg"), "ANSIBLE_FORCE_COLOR": "0"}
     environment["ANSIBLE_HOME"] = str(home / "run" / "ansible")
     environment["PATH"] = f"{Path(sys.prefix, 'bin')}{os.pathsep}{os.environ.get('PATH', '')}"
@@ -134,7 +134,7 @@ def run(
     reader.close()
     if code != 0:
         raise PlaybookFailed(f"{reader.failure.strip() or 'the playbook failed'}\n(the whole run: {log})")
-    if not check and not skip:
+    if not check and not stages:
         _stamp_path(home).write_text(wanted)
     return reader.changed
 
