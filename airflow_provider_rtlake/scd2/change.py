@@ -6,12 +6,13 @@ import base64
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from airflow_provider_rtlake.exceptions import TerminalError
 from airflow_provider_rtlake.scd2.names import history_name
-from airflow_provider_rtlake.scd2.position import Position, epoch_number, of_source
+from airflow_provider_rtlake.scd2.position import OPS, Position, epoch_number, of_source
 from airflow_provider_rtlake.scd2.values import ColumnType, ValueRefused, column_type
 
 EPOCH_HEADER = "rtlake.epoch"
@@ -69,11 +70,24 @@ class Shape:
         """Read a JSON row.
 
         :raises ValueRefused: a value has no exact form in its column's type.
+        :raises ValueError: a value is not of its column's type.
         """
         result = {}
         for column in self.columns:
             value = row.get(column.field)
             result[column.name] = None if value is None else column.read(value)
+        return result
+
+    def image(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """Read a before-image, which is only compared: a value that is not of its column's type tells nothing.
+
+        :raises ValueRefused: a value has no exact form in its column's type.
+        """
+        result = {}
+        for column in self.columns:
+            value = row.get(column.field)
+            with suppress(ValueError):
+                result[column.name] = None if value is None else column.read(value)
         return result
 
 
@@ -135,7 +149,6 @@ class Change:
     before: dict[str, Any] | None
     key_columns: frozenset[str]
     raw: RawChange
-    tx_name: str | None = None
     snapshot: str = "false"
     partners: tuple[str, ...] = ()
     _before_values: dict[str, Any] | None = field(default=None, repr=False)
@@ -156,7 +169,7 @@ class Change:
     def before_values(self) -> dict[str, Any]:
         """The before-image, read. Only where :attr:`before` is there."""
         if self._before_values is None:
-            self._before_values = self.shape.values(self.before or {})
+            self._before_values = self.shape.image(self.before or {})
         return self._before_values
 
     @property
@@ -309,25 +322,26 @@ class ChangeReader:
         after, unsent = self._after(payload.get("after"), shape, self._placeholder_of(raw))
         key, columns = None, frozenset[str]()
         if raw.message_key is not None:
-            members = json.loads(raw.message_key)
+            members = _members(raw.message_key)
             key = self._spelled(members)
             columns = frozenset(history_name(self._new_name.get(name, name)) for name in members)
         elif op != "t":
             raise ValueError("it has no key")
-        micros = source.get("ts_us")
+        if op not in OPS:
+            raise ValueError(f"it has an unknown op: {op!r}")
+        micros, tx, before = source.get("ts_us"), source.get("txId"), payload.get("before")
         return Change(
             position=position,
-            tx=source.get("txId") if position.phase else None,
+            tx=int(tx) if position.phase and tx is not None else None,
             op=op,
             key=key if op != "t" else None,
             ts=int(micros) if micros is not None else int(source["ts_ms"]) * 1000,
             shape=shape,
             after=after,
             unsent=unsent,
-            before=payload.get("before"),
+            before=before if isinstance(before, dict) else None,
             key_columns=columns,
             raw=raw,
-            tx_name=(payload.get("transaction") or {}).get("id"),
             snapshot=str(source.get("snapshot") or "false").lower(),
             partners=self._partners(raw),
         )
@@ -341,8 +355,9 @@ class ChangeReader:
         """A key as the history spells it: with the names that its columns had at first, for a row stays the row.
 
         :param text: the message's key.
+        :raises ValueError: it is no JSON object.
         """
-        return self._spelled(json.loads(text))
+        return self._spelled(_members(text))
 
     def _spelled(self, members: Mapping[str, Any]) -> str:
         named = {self._first_name(name): value for name, value in members.items()} if self._old_name else members
@@ -383,6 +398,17 @@ class ChangeReader:
         for column in missing:
             del values[column.name]
         return values, tuple(column.name for column in missing)
+
+
+def _members(key: str) -> dict[str, Any]:
+    """The columns of a message's key and their values.
+
+    :raises ValueError: it is no JSON object.
+    """
+    members = json.loads(key)
+    if not isinstance(members, dict):
+        raise ValueError("its key is no JSON object")
+    return members
 
 
 def _place(raw: RawChange) -> str:

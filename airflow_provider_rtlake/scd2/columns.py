@@ -27,10 +27,11 @@ from airflow_provider_rtlake.scd2.change import (
     Placeholder,
     Shape,
     Unread,
+    UnreadableChange,
     key_hash,
 )
-from airflow_provider_rtlake.scd2.position import epoch_number
-from airflow_provider_rtlake.scd2.rows import OPS, Array, D, Rows, T, joined
+from airflow_provider_rtlake.scd2.position import OPS, epoch_number
+from airflow_provider_rtlake.scd2.rows import Array, D, Rows, T, joined
 from airflow_provider_rtlake.scd2.tables import scalar_type
 from airflow_provider_rtlake.scd2.values import ColumnType, ValueRefused
 
@@ -294,7 +295,9 @@ def decode(rows: pa.Table, reader: ChangeReader, part: int) -> Batch | None:
     """
     try:
         return _decode(rows, reader, part)
-    except (pa.ArrowException, NotPlain, ValueRefused, KeyError, TypeError, ValueError, OverflowError):
+    except (pa.ArrowException, ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+        return None
+    except (UnreadableChange, ValueRefused):
         return None
 
 

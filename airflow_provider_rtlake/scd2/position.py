@@ -6,6 +6,7 @@ import json
 from typing import Any, NamedTuple
 
 SNAPSHOT, STREAM = 0, 1
+OPS = ("r", "t", "d", "u", "c")  # of changes, in the order in which they sort within one log position
 
 
 class Position(NamedTuple):

@@ -16,7 +16,8 @@ from airflow_provider_rtlake.scd2.bulk import Bulk, Plain
 from airflow_provider_rtlake.scd2.columns import Batch
 from airflow_provider_rtlake.scd2.fold import Refused
 from airflow_provider_rtlake.scd2.names import RESERVED
-from airflow_provider_rtlake.scd2.rows import OPS, Array, changes, runs
+from airflow_provider_rtlake.scd2.position import OPS
+from airflow_provider_rtlake.scd2.rows import Array, changes, runs
 from airflow_provider_rtlake.scd2.tables import python_values
 from airflow_provider_rtlake.scd2.values import canonical
 

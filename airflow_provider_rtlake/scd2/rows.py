@@ -13,8 +13,7 @@ from airflow_provider_rtlake.scd2.position import STREAM, Position
 from airflow_provider_rtlake.scd2.snapshots import Transaction
 
 Array = np.ndarray[Any, Any]
-OPS = ("r", "t", "d", "u", "c")  # in the order in which they sort within one log position
-R, T, D, U, C = range(5)
+R, T, D, U, C = range(5)  # indices into OPS
 NOWHERE = -1
 _DTYPES = {
     "epoch": np.int32,
@@ -40,7 +39,7 @@ class Rows:
 
     :param plain: whether the row can be read as columns.
     :param tx: the source's transaction number, -1 for none.
-    :param op: index into :data:`OPS`.
+    :param op: index into :data:`.position.OPS`.
     :param ts: commit time, microseconds UTC.
     :param arrived: time in Kafka, microseconds UTC.
     :param ended: marked as a snapshot's last row.

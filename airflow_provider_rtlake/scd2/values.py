@@ -21,7 +21,6 @@ list<...>          list of the above
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import math
 import re
@@ -63,7 +62,21 @@ def _is_null(value: Any) -> bool:
 
 
 class ValueRefused(TerminalError):
-    """A value has no exact form in its column's type."""
+    """A value that the source may well hold has no exact form in its column's type: its column has to become text.
+
+    A value that the source cannot have sent, because it is not of the type that its own message names, is a ValueError.
+    """
+
+
+def refused(what: str) -> ValueRefused:
+    """The error of such a value, with its remedy.
+
+    :param what: the value and what it is not.
+    """
+    return ValueRefused(
+        f"{what}; list the column under history: accept_loss to keep it as text. Its type changes by that, and bronze "
+        "keeps the value: where the history is there already, rebuild it then (rtlake scd2 rebuild TABLE)"
+    )
 
 
 @dataclass(frozen=True)
@@ -72,7 +85,8 @@ class ColumnType:
 
     :param name: column name, after ``renamed_from`` was applied.
     :param iceberg: Iceberg type, such as ``decimal(10,2)`` or ``list<int>``.
-    :param read: turns the JSON value (never None) into the Python form.
+    :param read: turns the JSON value (never None) into the Python form; raises :class:`ValueRefused`, and ValueError
+        for what is not of the column's type.
     :param postgres: type as the source names it, for messages.
     :param field: name in the message.
     :param blank: what stands in a before-image for a value that was not sent: null, or the default (Debezium makes up
@@ -89,6 +103,28 @@ class ColumnType:
 
 def _as_is(value: Any) -> Any:
     return value
+
+
+def _boolean(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("it is no boolean")
+    return value
+
+
+def _whole(bits: int) -> Callable[[Any], int]:
+    """Reads whole numbers of so many bits: a fraction is not cut off, and what is too large would fail when written."""
+    limit = 2 ** (bits - 1)
+
+    def read(value: Any) -> int:
+        number = int(value)
+        if isinstance(value, float) or not -limit <= number < limit:
+            raise ValueError(f"it is no whole number of {bits} bits")
+        return number
+
+    return read
+
+
+_DAYS = _whole(32)
 
 
 def _text(value: Any) -> str:
@@ -117,7 +153,7 @@ def _bits(value: Any) -> bytes:
 
 
 def _date(value: Any) -> int:
-    days = int(value)
+    days = _DAYS(value)
     if days in _DATE_INFINITY:
         return MAX_DATE
     return MIN_DATE if days in _DATE_MINUS_INFINITY else days
@@ -164,7 +200,8 @@ def days_from_civil(year: int, month: int, day: int) -> int:
 def timestamp_text(value: Any) -> int:
     """Microseconds UTC of an ISO text, or of an infinity.
 
-    :raises ValueRefused: the text is no timestamp.
+    :raises ValueError: the text is no timestamp.
+    :raises ValueRefused: 64 bits cannot hold it.
     """
     if value in ("infinity", "Infinity"):
         return MAX_TIMESTAMP
@@ -172,7 +209,7 @@ def timestamp_text(value: Any) -> int:
         return MIN_TIMESTAMP
     match = _ISO.fullmatch(str(value))
     if match is None:
-        raise ValueRefused(f"{value!r} is no timestamp")
+        raise ValueError("it is no timestamp")
     year, month, day, hour, minute, second, fraction, zone = match.groups()
     if int(year) > _BEYOND:
         return MIN_TIMESTAMP
@@ -203,30 +240,28 @@ def _clock(micros_per_unit: int) -> Reader:
     return read
 
 
-def _decimal(scale: int) -> Reader:
-    quantum = Decimal(1).scaleb(-scale)
+def _decimal(precision: int, scale: int) -> Reader:
+    quantum, limit = Decimal(1).scaleb(-scale), Decimal(1).scaleb(precision - scale)
 
     def read(value: Any) -> Decimal:
         if value in _SPECIAL_NUMBERS:
-            raise ValueRefused(
-                f"{value} is no decimal; name the column under history: accept_loss to keep it as text, "
-                "or correct it at the source"
-            )
+            raise refused(f"{value} is no decimal")
         number = Decimal(value)
-        fixed = number if -int(number.as_tuple().exponent) == scale else number.quantize(quantum, context=_EXACT)
-        if fixed != number:
-            raise ValueRefused(f"{value} has more than {scale} digits after the point")
-        return fixed
+        if abs(number) >= limit:
+            raise refused(f"{value} has more than {precision - scale} digits before the point")
+        if -int(number.as_tuple().exponent) == scale:
+            return number
+        try:
+            return number.quantize(quantum, context=_EXACT)
+        except Inexact:
+            raise refused(f"{value} has more than {scale} digits after the point") from None
 
     return read
 
 
 def _number_text(value: Any) -> str:
     if value in _SPECIAL_NUMBERS:
-        raise ValueRefused(
-            f"{value} is no number; name the column under history: accept_loss to keep it as text, "
-            "or correct it at the source"
-        )
+        raise refused(f"{value} is no number")
     return str(value)
 
 
@@ -252,11 +287,11 @@ _SEMANTIC: dict[str, tuple[str, Reader]] = {
     "io.debezium.data.Bits": ("binary", _bits),
 }
 _PLAIN: dict[str, tuple[str, Reader]] = {
-    "boolean": ("boolean", bool),
-    "int8": ("int", int),
-    "int16": ("int", int),
-    "int32": ("int", int),
-    "int64": ("long", int),
+    "boolean": ("boolean", _boolean),
+    "int8": ("int", _whole(32)),
+    "int16": ("int", _whole(32)),
+    "int32": ("int", _whole(32)),
+    "int64": ("long", _whole(64)),
     "float": ("float", _single),
     "float32": ("float", _single),
     "double": ("double", _double),
@@ -272,8 +307,8 @@ def _guarded(read: Reader, name: str) -> Reader:
             return read(value)
         except ValueRefused as error:
             raise ValueRefused(f"column {name}: {error}") from None
-        except (TypeError, ValueError, ArithmeticError, binascii.Error) as error:
-            raise ValueRefused(f"column {name}: {value!r} cannot be read: {error}") from error
+        except (TypeError, ValueError, ArithmeticError) as error:  # base64's own error is a ValueError
+            raise ValueError(f"column {name}: {value!r} cannot be read: {error}") from error
 
     return guarded
 
@@ -285,7 +320,7 @@ def _numeric(parameters: dict[str, str]) -> tuple[str, Reader]:
     )
     precision, digits = int(length or 0), int(scale or 0)
     if 0 < precision <= 38 and 0 <= digits <= precision:
-        return f"decimal({precision},{digits})", _decimal(digits)
+        return f"decimal({precision},{digits})", _decimal(precision, digits)
     return "string", _number_text
 
 
@@ -295,7 +330,16 @@ def _element(schema: dict[str, Any]) -> tuple[str, Reader]:
     # Lists of lists lose dimensions in Debezium anyway, and bytes inside lists are rare: both stay exact JSON text.
     if kind.startswith("list<") or kind == "binary" or items.get("type") in ("struct", "map"):
         return "string", _text
-    return f"list<{kind}>", lambda value: [None if item is None else read(item) for item in value]
+    return f"list<{kind}>", _list_of(read)
+
+
+def _list_of(read: Reader) -> Reader:
+    def read_list(value: Any) -> list[Any]:
+        if not isinstance(value, list):
+            raise ValueError("it is no array")
+        return [None if item is None else read(item) for item in value]
+
+    return read_list
 
 
 def _resolve(schema: dict[str, Any]) -> tuple[str, Reader]:

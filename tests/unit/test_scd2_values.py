@@ -13,6 +13,7 @@ import pyarrow as pa
 import pytest
 
 from airflow_provider_rtlake.scd2.change import ChangeReader, Placeholder, canonical_key, key_hash
+from airflow_provider_rtlake.scd2.columns import read_rows
 from airflow_provider_rtlake.scd2.fold import record_hash
 from airflow_provider_rtlake.scd2.tables import (
     HISTORY_COLUMNS,
@@ -39,6 +40,7 @@ from airflow_provider_rtlake.scd2.values import (
 )
 from tests.scd2_memory import Memory
 from tests.scd2_source import Source, column, envelope
+from tests.unit.test_scd2_bulk import bronze
 
 DEBEZIUM = "io.debezium.time."
 NUMERIC = {"type": "NUMERIC", "length": "10", "scale": "2"}
@@ -120,15 +122,68 @@ def test_property_12_nan_and_infinities_are_refused_unless_the_column_is_text(
     ("field", "value"),
     [
         (column("c", **NUMERIC), "1.005"),
-        (column("c", **NUMERIC), "x"),
-        (column("c", "int64"), "x"),
-        (column("c", "bytes"), "*"),
-        (column("c", semantic=DEBEZIUM + "ZonedTimestamp"), "yesterday"),
+        (column("c", **NUMERIC), "100000000.00"),
+        (column("c", **NUMERIC), "-123456789"),
     ],
 )
-def test_a_value_without_an_exact_form_is_refused_by_column(field: dict[str, Any], value: Any) -> None:
-    with pytest.raises(ValueRefused, match="column c"):
+def test_a_value_without_an_exact_form_is_refused_by_column_with_its_remedy(field: dict[str, Any], value: Any) -> None:
+    with pytest.raises(ValueRefused, match=r"column c: .*accept_loss.*rtlake scd2 rebuild"):
         read(field, value)
+
+
+WRONG: list[tuple[dict[str, Any], Any]] = [
+    (column("c", **NUMERIC), "x"),
+    (column("c", **NUMERIC), ["1"]),
+    (column("c", "int64"), "x"),
+    (column("c", "int32", type="INT4"), 2**31),
+    (column("c", "int32", type="INT4"), 1.5),
+    (column("c", "int32", semantic=DEBEZIUM + "Date"), 10**12),
+    (column("c", "boolean"), "yes"),
+    (column("c", "bytes"), "*"),
+    (column("c", semantic=DEBEZIUM + "ZonedTimestamp"), "yesterday"),
+    ({**column("c", "array"), "items": {"type": "string"}}, "abc"),
+]
+
+
+@pytest.mark.parametrize(("field", "value"), WRONG)
+def test_a_value_that_is_not_of_its_columns_type_makes_the_row_unread_and_stops_nothing(
+    field: dict[str, Any], value: Any
+) -> None:
+    source = Source(columns=[column("id", "int64", type="INT8"), field])
+    facts = {"lsn": 1, "txId": 5, "ts_us": 9, "sequence": '["7","8"]'}
+    good, bad = (
+        source.raw("c", number, None, {"id": number, "c": one}, **facts) for number, one in ((1, None), (2, value))
+    )
+    batch, unread = read_rows(bronze([good, bad]), ChangeReader(), 0)
+    assert batch.key.to_pylist() == ['{"id":1}']
+    assert [(one.topic_offset, one.message_key) for one in unread] == [(2, '{"id":2}')]
+    assert "column c: " in unread[0].reason
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"op": "x"}, {"message_key": "5"}, {"message_key": "[]"}, {"value_schema": '{"fields": "x"}'}]
+)
+@pytest.mark.parametrize("renamed", [{}, {"b": "a"}])
+def test_a_message_that_is_no_change_is_unread_whichever_way_it_is_read(
+    wrong: dict[str, str], renamed: dict[str, str]
+) -> None:
+    source = Source()
+    good = source.begin(1).insert(1, a="x").insert(2, a="y").commit()
+    bad = good[1]._replace(**wrong)
+    if "op" in wrong:
+        bad = bad._replace(payload=bad.payload.replace('"op": "c"', '"op": "x"'))
+    batch, unread = read_rows(bronze([good[0], bad]), ChangeReader(renamed_from=renamed), 0)
+    assert batch.key.to_pylist() == ['{"id":1}']
+    assert [one.topic_offset for one in unread] == [2]
+
+
+@pytest.mark.parametrize("image", [5, {"id": 1, "b": "x"}])
+def test_a_before_image_that_cannot_be_read_tells_nothing_and_stops_nothing(image: Any) -> None:
+    source, table = Source(), Memory()
+    raws = source.begin(1).insert(1, a="x", b=1).update(1, a="y").update(1, a="z").commit()
+    payload = json.loads(raws[1].payload) | {"before": image}
+    table.merge([raws[0], raws[1]._replace(payload=json.dumps(payload)), raws[2]])
+    assert [found[0][0] for found in table.facts()['{"id":1}']] == [("a", "z")]
 
 
 def test_a_refused_value_names_key_and_place() -> None:
