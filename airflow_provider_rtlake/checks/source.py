@@ -10,13 +10,13 @@ one that closed it was not. So the two sides can be compared exactly once the hi
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from airflow_provider_rtlake.checks.names import TableName, literal, quoted
 from airflow_provider_rtlake.checks.types import canonical
 from airflow_provider_rtlake.exceptions import UserError
-from airflow_provider_rtlake.scd2.names import history_name
+from airflow_provider_rtlake.scd2.names import first_name, history_name
 
 OPENED_TX, CLOSED_TX, KEY = "scd2_opened_tx", "scd2_closed_tx", "scd2_key"
 SNAPSHOT, LSN = "rtlake_snapshot", "rtlake_lsn"
@@ -83,6 +83,19 @@ def key_columns(sample: str) -> list[str]:
     if not isinstance(value, dict) or not value:
         raise UserError(f"the history's {KEY} does not name its columns: {sample!r}")
     return list(value)
+
+
+def present_names(keys: Sequence[str], source: Iterable[str], renamed_from: Mapping[str, str]) -> list[str]:
+    """What the source calls the key's columns now: a history's keys keep the names that they had at first.
+
+    :param keys: names in the history's keys.
+    :param source: columns of the source.
+    :param renamed_from: new name → old one.
+    """
+    # A renamed column comes last: another one may have taken its old name since.
+    columns = sorted(source, key=lambda column: column in renamed_from)
+    present = {first_name(column, renamed_from): column for column in columns}
+    return [present.get(key, key) for key in keys]
 
 
 @dataclass(frozen=True)

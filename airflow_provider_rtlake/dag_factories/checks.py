@@ -79,6 +79,7 @@ def table_checks(stream: Stream, *, source: bool) -> TaskGroup:
                 schema=stream.schema_name,
                 table=stream.table_name,
                 exclude=list(stream.table.exclude),
+                renamed_from=stream.table.history.renamed_from if stream.table.history else None,
                 allow_empty=True,
                 skip_if_missing=True,
                 doc_md="The current state against the source, both as of one position of PostgreSQL's log.",

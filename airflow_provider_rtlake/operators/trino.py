@@ -7,7 +7,7 @@ when the task is killed is cancelled. An empty table never passes unless that is
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -25,6 +25,7 @@ from airflow_provider_rtlake.checks.source import (
     key_columns,
     pair,
     position_sql,
+    present_names,
     remote_columns_sql,
     source_sql,
 )
@@ -349,6 +350,7 @@ class TrinoScd2SourceCheckOperator(_TrinoCheckOperator):
     :param table: the source table as PostgreSQL spells it (templated).
     :param source_catalog: Trino's name of the source database (templated).
     :param exclude: columns that the declaration leaves out (templated).
+    :param renamed_from: new column name → old one, as declared (templated).
     :param timeout: how long to wait for the merges, a ``timedelta`` or seconds.
     :param poll_seconds: seconds between two looks at the position.
     :param require_all: fail where a column cannot be compared.
@@ -366,6 +368,7 @@ class TrinoScd2SourceCheckOperator(_TrinoCheckOperator):
         "table",
         "source_catalog",
         "exclude",
+        "renamed_from",
     )
 
     def __init__(
@@ -377,6 +380,7 @@ class TrinoScd2SourceCheckOperator(_TrinoCheckOperator):
         table: str,
         source_catalog: str = "postgresql",
         exclude: Sequence[str] = (),
+        renamed_from: Mapping[str, str] | None = None,
         timeout: timedelta | float = timedelta(minutes=15),
         poll_seconds: float = 5.0,
         require_all: bool = False,
@@ -390,6 +394,7 @@ class TrinoScd2SourceCheckOperator(_TrinoCheckOperator):
         self.table = table
         self.source_catalog = source_catalog
         self.exclude = exclude
+        self.renamed_from = dict(renamed_from or {})
         self.timeout = timeout
         self.poll_seconds = poll_seconds
         self.require_all = require_all
@@ -431,7 +436,8 @@ class TrinoScd2SourceCheckOperator(_TrinoCheckOperator):
 
     def _pair(self, history: TableName) -> Pair | None:
         """What can be compared; None where both sides are empty."""
-        sample = self.query(f"SELECT {KEY} FROM {history.sql} LIMIT 1")  # noqa: S608
+        # The newest version's: a history may hold keys of other columns, which a new snapshot closed.
+        sample = self.query(f"SELECT {KEY} FROM {history.sql} ORDER BY scd2_opened_position DESC LIMIT 1")  # noqa: S608
         place = TableName(self.source_catalog, self.schema, self.table)
         source = self.columns(place)
         if not sample:
@@ -442,8 +448,10 @@ class TrinoScd2SourceCheckOperator(_TrinoCheckOperator):
         types = self.columns(history)
         own = [name for name in types if name in COLUMNS or name.startswith(PROVENANCE)]
         left_out = {name.lower() for name in self.exclude}
-        keys = [name.lower() for name in key_columns(str(sample[0][0]))]
-        columns = pair(types, {k: v for k, v in source.items() if k not in left_out}, keys, own)
+        captured = {name: type_ for name, type_ in source.items() if name not in left_out}
+        renamed = {new.lower(): old.lower() for new, old in self.renamed_from.items()}
+        keys = present_names([name.lower() for name in key_columns(str(sample[0][0]))], captured, renamed)
+        columns = pair(types, captured, keys, own)
         if columns.not_compared:
             text = "; ".join(f"{name}: {why}" for name, why in columns.not_compared.items())
             if self.require_all:

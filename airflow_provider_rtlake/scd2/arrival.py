@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from airflow_provider_rtlake.scd2.columns import Batch, join
+from airflow_provider_rtlake.scd2.position import Position
 from airflow_provider_rtlake.scd2.rows import Array, Rows, T, joined
 from airflow_provider_rtlake.scd2.spill import Spill
 from airflow_provider_rtlake.scd2.stretch import Stretch, part_of, parts_for
@@ -66,7 +68,7 @@ class Arrival:
         self._pieces: list[Batch] = []
         self._rows: list[Rows] = []
         self._spill: Spill | None = None
-        self._schemas, self._epochs = _Texts(), _Texts()
+        self._schemas, self._epochs, self._keys = _Texts(), _Texts(), _Texts()
         self._count = 0
 
     def add(self, batch: Batch) -> None:
@@ -75,6 +77,7 @@ class Arrival:
             return
         self._schemas.add(batch.rows["value_schema"].combine_chunks())
         self._epochs.add(batch.epochs())
+        self._keys.add(batch.key_columns())
         self._rows.append(Rows(**batch.numbers()))
         self._pieces.append(batch)
         self._count += len(batch)
@@ -116,12 +119,25 @@ class Arrival:
 
         :param which: a mask.
         """
-        codes, texts = self._schemas.codes(), self._schemas.texts
-        firsts = {}
-        for code in np.unique(codes[which]):
-            row = self.rows.outermost(np.flatnonzero(which & (codes == code)), newest=False)
-            firsts[str(texts[code])] = self.rows.position(row)
+        firsts = self._outermost(self._schemas, which, newest=False)
         return sorted(firsts, key=lambda text: firsts[text])
+
+    def key_columns(self, which: Array) -> dict[tuple[str, ...], Position]:
+        """Names of the columns of some rows' keys, with the position of the newest such row.
+
+        :param which: a mask.
+        """
+        newest = self._outermost(self._keys, which & (self.rows.op != T), newest=True)
+        return {tuple(json.loads(text)): position for text, position in newest.items()}
+
+    def _outermost(self, told: _Texts, which: Array, *, newest: bool) -> dict[str, Position]:
+        """Distinct texts of some rows, with the position of the first or the last of its rows."""
+        codes, texts = told.codes(), told.texts
+        found = {}
+        for code in np.unique(codes[which]):
+            row = self.rows.outermost(np.flatnonzero(which & (codes == code)), newest=newest)
+            found[str(texts[code])] = self.rows.position(row)
+        return found
 
     def chunks(self, ready: Array, late: Array, linked: Array, opened: int) -> Iterator[Chunk]:
         """Rows to plan and write, chunk by chunk; where nothing forbids it, as one.

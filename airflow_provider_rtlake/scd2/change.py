@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from airflow_provider_rtlake.exceptions import TerminalError
-from airflow_provider_rtlake.scd2.names import history_name
+from airflow_provider_rtlake.scd2.names import first_name, history_name
 from airflow_provider_rtlake.scd2.position import OPS, Position, epoch_number, of_source
 from airflow_provider_rtlake.scd2.values import ColumnType, ValueRefused, column_type
 
@@ -360,15 +360,9 @@ class ChangeReader:
         return self._spelled(_members(text))
 
     def _spelled(self, members: Mapping[str, Any]) -> str:
-        named = {self._first_name(name): value for name, value in members.items()} if self._old_name else members
-        return json.dumps(named, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-
-    def _first_name(self, name: str) -> str:
-        met = {name}
-        while self._old_name.get(name, name) not in met:
-            name = self._old_name[name]
-            met.add(name)
-        return name
+        if self._old_name:
+            members = {first_name(name, self._old_name): value for name, value in members.items()}
+        return json.dumps(members, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
     def _partners(self, raw: RawChange) -> tuple[str, ...]:
         if not raw.headers or _KEY_HEADERS.isdisjoint(raw.headers):

@@ -29,6 +29,7 @@ class Checkpoint:
     :param streaming_at: arrival of the newest transaction marker that was read, microseconds.
     :param notifications_snapshot: everything up to it was read, and what is still needed is in ``snapshot_ends``.
     :param snapshot_order: offset of the last notification that was used up.
+    :param key: names of the key's columns, as keys are spelled; None where no merge has told them.
     """
 
     position: Position | None = None
@@ -44,6 +45,7 @@ class Checkpoint:
     notifications_snapshot: int | None = None
     snapshot_ends: tuple[SnapshotEnd, ...] = ()
     snapshot_order: int = -1
+    key: tuple[str, ...] | None = None
 
     @property
     def position_text(self) -> str:
@@ -59,6 +61,7 @@ class Checkpoint:
             "notifications_snapshot": self.notifications_snapshot,
             "snapshot_ends": [end.as_json() for end in self.snapshot_ends],
             "snapshot_order": self.snapshot_order,
+            "key": self.key,
         }
         return {
             "merge_id": self.merge_id,
@@ -92,4 +95,5 @@ class Checkpoint:
             notifications_snapshot=pending.get("notifications_snapshot"),
             snapshot_ends=tuple(SnapshotEnd(*data) for data in pending.get("snapshot_ends", ())),
             snapshot_order=pending.get("snapshot_order", -1),
+            key=tuple(pending["key"]) if pending.get("key") else None,
         )

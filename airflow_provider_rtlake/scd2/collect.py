@@ -36,6 +36,10 @@ class EpochChanged(TerminalError):
     """The source's log is another one, and no new snapshot has come: history and source cannot be joined."""
 
 
+class KeyChanged(TerminalError):
+    """Rows are identified by other columns than before: what stands under the old keys would stay current for ever."""
+
+
 @dataclass
 class Told:
     """What the connector told.
@@ -265,3 +269,28 @@ def check_epoch(checkpoint: Checkpoint, made: Ready, table: str) -> None:
             f"{table}: changes of another database or timeline ({min(map(str, other))}) follow those of "
             f"{checkpoint.epoch}: take a new snapshot (rtlake connectors apply); nothing was written"
         )
+
+
+def check_key(checkpoint: Checkpoint, made: Ready, table: str) -> tuple[str, ...] | None:
+    """Keys of other columns than before are other keys: only the snapshot of a new epoch closes the versions under the
+    old ones, which are absent from it.
+
+    :return: names of the key's columns from now on; None where nothing tells them yet.
+    :raises KeyChanged: they are others, and no snapshot of a new epoch has come since.
+    """
+    positions = made.arrival.key_columns(made.ready & ~made.late)
+    if not positions:
+        return checkpoint.key
+    newest = max(positions, key=lambda names: positions[names])
+    if checkpoint.key is not None and checkpoint.position is not None:
+        positions.setdefault(checkpoint.key, checkpoint.position)
+    closed = max((mark.since for mark in made.marks if mark.since is not None), default=None)
+    stale = [names for names, last in positions.items() if names != newest and (closed is None or closed <= last)]
+    if stale:
+        raise KeyChanged(
+            f"{table}: the key was {', '.join(stale[0])} and is {', '.join(newest)} now: versions under the old keys "
+            "would stay current; nothing was written. If a key column was renamed only, declare it under history: "
+            "renamed_from. Else take a new snapshot, which closes them: declare another slot: for the connector, and "
+            "rtlake connectors apply"
+        )
+    return newest

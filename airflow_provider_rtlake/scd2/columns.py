@@ -39,6 +39,8 @@ _ENDS = frozenset({"last", "last_in_data_collection"})
 _KEY_HEADERS = ("__debezium.newkey", "__debezium.oldkey")
 # A key of one column that is spelled as canonical JSON spells it
 _PLAIN_KEY = r'^\{"[^"\\]*":(0|-?[1-9][0-9]{0,17}|"[^"\\\x00-\x1f]*")\}$'
+# A member of a key whose value is no list and no object
+_MEMBER = r'("(?:[^"\\]|\\.)*"):(?:"(?:[^"\\]|\\.)*"|[^,"{}\[\]]*)'
 _SEQUENCE = r'^\["(?P<first>[0-9]{1,18})",'
 _NO_SEQUENCE = "[null,"
 _ZONED = r"^[1-9][0-9]{3}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-5][0-9](\.[0-9]{1,6})?Z$"
@@ -163,6 +165,15 @@ class Batch(Rows):
             told = [dict(found or ()).get(EPOCH_HEADER) for found in column.to_pylist()]
             return pa.array(told, pa.string()).dictionary_encode()
 
+    def key_columns(self) -> pa.DictionaryArray:
+        """The names of each key's columns as a JSON list; null for a truncate."""
+        coded = pc.replace_substring_regex(self.key, _MEMBER, r"\1:0").dictionary_encode()
+        try:
+            return pa.DictionaryArray.from_arrays(coded.indices, pa.array(map(_names, coded.dictionary.to_pylist())))
+        except ValueError:  # a key with a list or an object in it
+            names = [None if key is None else _names(key) for key in self.key.to_pylist()]
+            return pa.array(names, pa.string()).dictionary_encode()
+
     def read(self, indices: Array, reader: ChangeReader) -> list[Change]:
         """Rows as the reader of rows reads them."""
         missing = [int(index) for index in indices if int(index) not in self.changes]
@@ -181,6 +192,10 @@ class Batch(Rows):
         ]
         self._texts = pc.binary_join_element_wise(*parts, "-")
         return self._texts
+
+
+def _names(key: str) -> str:
+    return json.dumps(list(json.loads(key)), ensure_ascii=False)
 
 
 def hashes_of(keys: pa.Array) -> Array:

@@ -25,7 +25,7 @@ from airflow_provider_rtlake.scd2.arrival import Arrival
 from airflow_provider_rtlake.scd2.bronze import Range, ranges
 from airflow_provider_rtlake.scd2.change import ChangeReader
 from airflow_provider_rtlake.scd2.checkpoint import CHECKPOINT_KEY, Checkpoint
-from airflow_provider_rtlake.scd2.collect import Collector, Ready, check_epoch
+from airflow_provider_rtlake.scd2.collect import Collector, Ready, check_epoch, check_key
 from airflow_provider_rtlake.scd2.fold import Refused
 from airflow_provider_rtlake.scd2.lake import Lake, Table, Traffic, catalog_settings
 from airflow_provider_rtlake.scd2.publish import Overtaken, Publisher
@@ -124,7 +124,8 @@ class Merge:
             if made.nothing:
                 return Outcome(False, behind, made.waiting, self._statistics())
             check_epoch(checkpoint, made, request.history)
-            after = _reached(checkpoint, made, work.merge_id)
+            key = check_key(checkpoint, made, request.history)
+            after = _reached(checkpoint, made, key, work.merge_id)
             writing = Write(
                 work,
                 lake,
@@ -185,8 +186,11 @@ class Merge:
         }
 
 
-def _reached(checkpoint: Checkpoint, made: Ready, merge_id: str) -> Checkpoint:
-    """The checkpoint that a merge reaches; its marks follow from the plan."""
+def _reached(checkpoint: Checkpoint, made: Ready, key: tuple[str, ...] | None, merge_id: str) -> Checkpoint:
+    """The checkpoint that a merge reaches; its marks follow from the plan.
+
+    :param key: names of the key's columns.
+    """
     decided, verdict = made.decision, made.decision.snapshots
     return Checkpoint(
         position=decided.reached,
@@ -201,6 +205,7 @@ def _reached(checkpoint: Checkpoint, made: Ready, merge_id: str) -> Checkpoint:
         notifications_snapshot=made.told.notifications,
         snapshot_ends=tuple(verdict.left),
         snapshot_order=verdict.order,
+        key=key,
     )
 
 

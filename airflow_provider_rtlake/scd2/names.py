@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 _EVENT = (
     ("position", "string"),
@@ -48,3 +48,16 @@ def history_name(column: str, others: Collection[str] = ()) -> str:
     while name.lower() in RESERVED or (name != column and name in others):
         name += SUFFIX
     return name
+
+
+def first_name(column: str, renamed_from: Mapping[str, str]) -> str:
+    """What a column was called at first: keys are spelled so, for a row stays the same row.
+
+    :param column: of the source.
+    :param renamed_from: new name → old one.
+    """
+    met = {column}
+    while renamed_from.get(column, column) not in met:
+        column = renamed_from[column]
+        met.add(column)
+    return column

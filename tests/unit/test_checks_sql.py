@@ -8,7 +8,7 @@ import sqlglot
 from airflow_provider_rtlake.checks.names import TableName
 from airflow_provider_rtlake.checks.reconcile import Comparison, Side, reconcile
 from airflow_provider_rtlake.checks.scd2 import MEANING, RULES, Verdict, invariants_sql
-from airflow_provider_rtlake.checks.source import Instant, differences, key_columns, pair, source_sql
+from airflow_provider_rtlake.checks.source import Instant, differences, key_columns, pair, present_names, source_sql
 from airflow_provider_rtlake.checks.types import base, canonical, comparable
 from airflow_provider_rtlake.checks.unread import describe_unread, unread_sql
 from airflow_provider_rtlake.exceptions import UserError
@@ -166,6 +166,15 @@ def test_a_source_column_named_like_one_of_the_historys_own_is_compared_too() ->
     assert "is_deleted_src" in columns.history["is_deleted"]
     assert "is_deleted_src" not in columns.source["is_deleted"]
     assert columns.not_compared == {"old": "not in the source"}
+
+
+def test_a_renamed_key_column_is_found_under_its_present_name() -> None:
+    """Keys keep the names that their columns had at first: a was renamed to b, and that to c; then came another a."""
+    source = {"c": "integer", "a": "integer", "region": "integer"}
+    keys = present_names(["a", "region"], source, {"c": "b", "b": "a"})
+    assert keys == ["c", "region"]
+    assert pair(source, source, keys, ()).keys == ("c", "region")
+    assert present_names(["gone"], source, {}) == ["gone"]
 
 
 def test_differences_are_of_three_kinds() -> None:
