@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,18 +13,20 @@ import typer
 
 from airflow_provider_rtlake.clients.nessie import NessieClient
 from airflow_provider_rtlake.commands._folders import CONNECTORS, ConnectorsDir
-from airflow_provider_rtlake.commands._scd2_erase import erase
+from airflow_provider_rtlake.commands._scd2_erase import declared_history, erase
 from airflow_provider_rtlake.commands._scd2_query import query
 from airflow_provider_rtlake.exceptions import UserError
 from airflow_provider_rtlake.kit.stack import Stack
 from airflow_provider_rtlake.scd2.request import request_for
 from airflow_provider_rtlake.scd2.serve import socket_path
-from airflow_provider_rtlake.scd2.submit import APPLICATION, run, session_environment
+from airflow_provider_rtlake.scd2.submit import APPLICATION, REBUILD, run, session_environment
 from airflow_provider_rtlake.streams.load import load_connectors
 from airflow_provider_rtlake.streams.model import Stream
 
 app = typer.Typer(
-    no_args_is_help=True, help="SCD2 histories of the captured tables: merge, status.", rich_markup_mode=None
+    no_args_is_help=True,
+    help="SCD2 histories of the captured tables: merge, rebuild, status, query, erase.",
+    rich_markup_mode=None,
 )
 
 Tables = Annotated[list[str] | None, typer.Argument(help="schema.table as declared; all without one.")]
@@ -67,6 +70,11 @@ def merge(
         for stream in histories(connectors, tables)
     ]
     results = run(requests, home=stack.home)
+    _tell(results, as_json)
+
+
+def _tell(results: Sequence[Mapping[str, Any]], as_json: bool) -> None:
+    """Print what merges did."""
     if as_json:
         typer.echo(json.dumps({"ok": True, "merges": results}))
         return
@@ -74,6 +82,25 @@ def merge(
         state = f"{result['changes']} changes up to {result['position']}" if result["changed"] else "nothing new"
         waiting = f", {result['waiting']} changes wait for the rest of their transactions" if result["waiting"] else ""
         typer.echo(f"{result['table']}: {state}{waiting} ({result['seconds']} s)")
+
+
+@app.command()
+def rebuild(
+    table: Annotated[str, typer.Argument(help="schema.table as declared.")],
+    connectors: ConnectorsDir = CONNECTORS,
+    home: Home = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Drop a history and build it anew from bronze, as declared now: for columns whose type has to be another one.
+
+    Bronze is read first, and must hold everything that the history was made from. Erased keys stay erased.
+    """
+    stack = Stack.load(home)
+    request = request_for(declared_history(connectors, table))
+    if not yes:
+        typer.confirm(f"drop {request.history} and build it anew from {request.bronze}?", abort=True)
+    _tell(run([request], home=stack.home, application=REBUILD), as_json)
 
 
 @app.command()

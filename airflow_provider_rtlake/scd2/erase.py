@@ -18,11 +18,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from airflow_provider_rtlake.clients.nessie import NessieClient
 from airflow_provider_rtlake.exceptions import UserError
 from airflow_provider_rtlake.scd2.change import canonical_key, key_hash
-from airflow_provider_rtlake.scd2.job import session
-from airflow_provider_rtlake.scd2.lake import Lake, Table, catalog_settings
+from airflow_provider_rtlake.scd2.job import client_of, session
+from airflow_provider_rtlake.scd2.lake import Lake, Table
 from airflow_provider_rtlake.scd2.needles import Needles
 from airflow_provider_rtlake.scd2.publish import PREFIX, REFUSED
 from airflow_provider_rtlake.scd2.request import MergeRequest
@@ -92,7 +91,7 @@ def erase(spark: Any, request: EraseRequest) -> Erased:
     _rewrite(lake, bronze, texts, result)
     _rewrite_changes(lake, changes, request.keys, texts, result)
     _rewrite_history(lake, history, request.keys, links, result)
-    _drop_branches(spark, merge)
+    drop_branches(spark, merge)
     for table, before in tables.items():
         result.files += table.forget(before)
     _search(spark, result, [table.name for table in tables], merge, Needles.of([*texts, *request.keys], result.values))
@@ -310,16 +309,12 @@ def _rewrite_history(
     history.rewrite(f"scd2_key_hash IN ({', '.join(map(str, hashes))})")
 
 
-def _drop_branches(spark: Any, merge: MergeRequest) -> None:
-    """What crashed and refused merges of the table left may hold the keys."""
-    with _nessie(spark, merge) as nessie:
+def drop_branches(spark: Any, merge: MergeRequest) -> None:
+    """Remove what crashed and refused merges of a table left: it shows older states of its tables."""
+    with client_of(spark, merge) as nessie:
         for prefix in (PREFIX, REFUSED):
             for reference in nessie.references(f"ref.name.startsWith('{prefix}/{merge.history}/')"):
                 nessie.delete_reference(reference.name)
-
-
-def _nessie(spark: Any, merge: MergeRequest) -> NessieClient:
-    return NessieClient(merge.nessie_uri or catalog_settings(spark, merge.catalog)["uri"])
 
 
 def _search(spark: Any, result: Erased, names: Sequence[str], merge: MergeRequest, needles: Needles) -> None:
@@ -328,7 +323,7 @@ def _search(spark: Any, result: Erased, names: Sequence[str], merge: MergeReques
         table = lake.table(name)
         if table is not None:
             _search_table(table, result, needles)
-    with _nessie(spark, merge) as nessie:
+    with client_of(spark, merge) as nessie:
         now = {name: nessie.content(tuple(name.split(".")), merge.main) for name in names}
         for reference in nessie.references():
             there = {name: nessie.content(tuple(name.split(".")), reference.name) for name in names}

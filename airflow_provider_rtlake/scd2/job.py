@@ -52,6 +52,19 @@ class Outcome:
     statistics: dict[str, Any]
 
 
+def reader_of(request: MergeRequest) -> ChangeReader:
+    """What reads a table's rows of bronze, as it is declared.
+
+    :param request: which table.
+    """
+    return ChangeReader(
+        renamed_from=request.renamed_from,
+        text_columns=frozenset(request.text_columns),
+        placeholder=request.placeholder,
+        excluded=frozenset(request.excluded),
+    )
+
+
 class Merge:
     """One merge of one table.
 
@@ -70,14 +83,8 @@ class Merge:
     ) -> None:
         self._spark = spark
         self._request = request
-        reader = ChangeReader(
-            renamed_from=request.renamed_from,
-            text_columns=frozenset(request.text_columns),
-            placeholder=request.placeholder,
-            excluded=frozenset(request.excluded),
-        )
         publisher = Publisher(nessie, request.history, request.main)
-        self._work = Work(request, reader, publisher, crash, uuid.uuid4().hex[:16])
+        self._work = Work(request, reader_of(request), publisher, crash, uuid.uuid4().hex[:16])
         self._started = time.monotonic()
 
     def run(self) -> Outcome:
@@ -215,7 +222,12 @@ def _all_rows(table: Table, traffic: Traffic) -> list[dict[str, Any]]:
     return list(conform(found, arrow_schema(table.schema_json)).to_pylist())
 
 
-def _client(spark: Any, request: MergeRequest) -> NessieClient:
+def client_of(spark: Any, request: MergeRequest) -> NessieClient:
+    """A client of the catalog behind a table.
+
+    :param spark: the session.
+    :param request: which table.
+    """
     return NessieClient(request.nessie_uri or catalog_settings(spark, request.catalog)["uri"])
 
 
@@ -234,7 +246,7 @@ def merge_once(
     """
     if nessie is not None:
         return Merge(spark, request, nessie, crash or (lambda step: None)).run()
-    with _client(spark, request) as client:
+    with client_of(spark, request) as client:
         return Merge(spark, request, client, crash or (lambda step: None)).run()
 
 
@@ -247,7 +259,7 @@ def merge_all(
     :param step: called before each step with its name; what it raises ends the merge, safely.
     """
     outcomes = []
-    with _client(spark, request) as nessie:
+    with client_of(spark, request) as nessie:
         for _ in range(limit):
             outcome = merge_once(spark, request, nessie, step)
             outcomes.append(outcome)
@@ -291,11 +303,15 @@ def _summed(request: MergeRequest, outcomes: Sequence[Outcome]) -> dict[str, Any
 
 
 def merge_tables(
-    spark: Any, requests: Sequence[MergeRequest], step: Callable[[str], None] | None = None
+    spark: Any,
+    requests: Sequence[MergeRequest],
+    step: Callable[[str], None] | None = None,
+    first: Callable[[Any, MergeRequest], None] = lambda spark, request: None,
 ) -> list[dict[str, Any]]:
     """Merge tables one after the other in one session; a table that fails does not stop the others.
 
     :param step: called before each step with its name; it may raise :class:`.serve.Gone`.
+    :param first: called with the session and each request before the table is merged.
     :return: one result for each; a failed one has ``error`` (``refused``, ``overtaken``, ``terminal`` or
         ``failed``)
         and ``message``.
@@ -303,6 +319,7 @@ def merge_tables(
     results = []
     for request in requests:
         try:
+            first(spark, request)
             result = _summed(request, merge_all(spark, request, step=step))
         except Gone:
             raise
@@ -351,7 +368,7 @@ def _serve(spark: Any, path: Path, followed: Sequence[MergeRequest], seconds: fl
                 os._exit(1)  # nothing of this process can be used any more; its supervisor starts another
 
     stop_on_signals(stop)
-    clients = {request.history: _client(spark, request) for request in followed}
+    clients = {request.history: client_of(spark, request) for request in followed}
 
     def moved(request: MergeRequest) -> object:
         names = (request.bronze, request.transactions, request.notifications)

@@ -18,6 +18,7 @@ from airflow_provider_rtlake.scd2.publish import Overtaken
 from airflow_provider_rtlake.scd2.request import MergeRequest
 
 APPLICATION = str(Path(__file__).parent / "entry" / "merge.py")
+REBUILD = str(Path(__file__).parent / "entry" / "rebuild.py")
 # A merge's JVM lives for seconds: the quick compiler only, and no code generated for queries that run once. It takes a
 # third off the CPU time of a cold merge. "default" options leave those of the installed settings in force.
 SPARK_SETTINGS = {
@@ -168,13 +169,18 @@ def installed_catalog(catalog: str, home: Path | None = None) -> dict[str, str]:
 
 
 def run(
-    requests: Sequence[MergeRequest], *, home: Path | None = None, spark_arguments: Sequence[str] = ()
+    requests: Sequence[MergeRequest],
+    *,
+    home: Path | None = None,
+    spark_arguments: Sequence[str] = (),
+    application: str = APPLICATION,
 ) -> list[dict[str, Any]]:
     """Merge tables in one Spark session, and wait.
 
     :param requests: one for each table.
     :param home: RTLAKE_HOME.
     :param spark_arguments: further arguments of spark-submit.
+    :param application: :data:`APPLICATION`, or :data:`REBUILD` to give the histories up first.
     :return: one result for each request.
     :raises JobDied: the job died; the message ends with its last output.
     """
@@ -182,7 +188,7 @@ def run(
     with TemporaryDirectory(prefix="rtlake-scd2-") as folder:
         desk = Desk(Path(folder))
         settings = [part for name, value in SPARK_SETTINGS.items() for part in ("--conf", f"{name}={value}")]
-        command = ["spark-submit", *settings, *spark_arguments, APPLICATION, *desk.arguments(requests)]
+        command = ["spark-submit", *settings, *spark_arguments, application, *desk.arguments(requests)]
         done = subprocess.run(  # the program is found on the PATH of `env`; Spark sends Python's errors to its output
             command,
             env={**os.environ, **variables},

@@ -142,8 +142,9 @@ def evolution(
             if both is None:
                 raise SchemaIncompatible(
                     f"{table}: column {column.name} is {known} in the history, and {column.iceberg} "
-                    f"({column.postgres}) at the source: no type holds both; nothing was written. Rename the column at "
-                    "the source, or declare it as text and rebuild the history"
+                    f"({column.postgres}) at the source: no type holds both; nothing was written. List the "
+                    "column under history: accept_loss to keep it as text, and rebuild the history (rtlake scd2 "
+                    "rebuild TABLE); or exclude it"
                 )
             if both != normal(known):
                 columns[column.name] = both

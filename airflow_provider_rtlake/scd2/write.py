@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -343,11 +343,7 @@ class Write:
     def _write_checkpoint(self, table: Table) -> None:
         done = replace(self._after, marks=tuple(self.done.marks))
         row = done.row(self._request, self._statistics(), int(time.time() * 1e6))
-        schema = arrow_schema(table.schema_json)
-        rows = pa.table([pa.array([row[column.name]], column.type) for column in schema], schema=schema)
-        # Every snapshot's summary stays in the table's metadata: short, without the statistics.
-        summary = {CHECKPOINT_KEY: json.dumps({**row, "statistics": "{}"})}
-        table.append(table.write({"": rows}, self._work.traffic), summary)
+        append_checkpoint(table, row, self._work.traffic)
 
     def _write_unread(self, lake: Lake) -> None:
         if not self._made.unread:
@@ -357,6 +353,20 @@ class Write:
             raise TransientError(f"{self._request.unread}: cannot be found on the merge's branch")
         rows = unread_table(self._made.unread, arrow_schema(table.schema_json), self._work.merge_id)
         table.append(table.write({"": rows}, self._work.traffic), {"rtlake.merge-id": self._work.merge_id})
+
+
+def append_checkpoint(table: Table, row: Mapping[str, Any], traffic: Traffic) -> None:
+    """Write how far a history has come.
+
+    :param table: of the positions.
+    :param row: as of :meth:`.checkpoint.Checkpoint.row`.
+    :param traffic: counts what is written.
+    """
+    schema = arrow_schema(table.schema_json)
+    rows = pa.table([pa.array([row[column.name]], column.type) for column in schema], schema=schema)
+    # Every snapshot's summary stays in the table's metadata: short, without the statistics.
+    summary = {CHECKPOINT_KEY: json.dumps({**row, "statistics": "{}"})}
+    table.append(table.write({"": rows}, traffic), summary)
 
 
 @dataclass(frozen=True)

@@ -85,7 +85,7 @@ class Nessie:
         base = self.commits[ancestor].contents
         if source.hash in self.head(target).parents or source.hash == ancestor:
             return 200, self._merged(False, target, ancestor, [])
-        changed = [key for key, value in source.contents.items() if base.get(key) != value]
+        changed = [key for key in {**base, **source.contents} if base.get(key) != source.contents.get(key)]
         head = self.head(target)
         clashing = [key for key in changed if head.contents.get(key) != base.get(key)]
         if clashing:
@@ -101,7 +101,8 @@ class Nessie:
             conflicts = [{"key": item["key"], "conflictType": "VALUE_DIFFERS"} for item in details]
             return 409, _error("REFERENCE_CONFLICT", "conflict", {"conflicts": conflicts})
         if not body.get("isDryRun"):
-            contents = {**head.contents, **{key: source.contents[key] for key in changed}}
+            kept = {key: value for key, value in head.contents.items() if key not in changed}
+            contents = {**kept, **{key: source.contents[key] for key in changed if key in source.contents}}
             self._commit(target, [head.hash, source.hash], body.get("commitMeta") or {}, contents)
         return 200, self._merged(not body.get("isDryRun"), target, ancestor, changed)
 
@@ -203,7 +204,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _trees(self, query: dict[str, str], body: dict) -> tuple[int, dict[str, Any]]:
         nessie = self.nessie
         if self.command == "GET":
-            return self._paged("references", [self._reference(name) for name in nessie.references], query)
+            begins = query.get("filter", "").removeprefix("ref.name.startsWith('").removesuffix("')")
+            names = [name for name in nessie.references if name.startswith(begins)]
+            return self._paged("references", [self._reference(name) for name in names], query)
         if query["name"] in nessie.references:
             return 409, _error("REFERENCE_ALREADY_EXISTS", "exists")
         nessie.references[query["name"]] = (query["type"], body["hash"])
