@@ -12,7 +12,9 @@ from airflow_provider_rtlake.streams.model import Connector, Stream
 
 DOC = """
 A failed check names its rule, the keys and what to do in its message and in the XCom `failure`; it is not retried.
-Nothing is changed by any of them.
+Nothing is changed by any of them. While
+a table has nothing in bronze that is older than an hour, its checks are skipped; from then on a history that is missing
+is a failure.
 
 | check | fails when |
 | --- | --- |
@@ -40,6 +42,7 @@ def table_checks(stream: Stream, *, source: bool) -> TaskGroup:
 
     history = f"{CATALOG}.{stream.history_table}"
     checkpoint = f"{CATALOG}.{stream.history_base}_checkpoint"
+    bronze = f"{CATALOG}.{stream.bronze_table}"
     with TaskGroup("checks" if not source else stream.slug, tooltip=f"Checks of {stream.history_table}") as group:
         TrinoScd2InvariantsCheckOperator(
             task_id="invariants",
@@ -47,17 +50,17 @@ def table_checks(stream: Stream, *, source: bool) -> TaskGroup:
             keys=["scd2_key"],
             # Whether an empty history is right, the comparison with the source tells.
             allow_empty=source,
-            skip_if_missing=True,
+            fed_from=bronze,
             doc_md="One current version a key, no overlap, nothing empty or inverted, no gap but by delete.",
         )
         TrinoFreshnessCheckOperator(
             task_id="freshness",
             table=checkpoint,
             column="merged_at",
-            reference=f"{CATALOG}.{stream.bronze_table}",
+            reference=bronze,
             reference_column="kafka_ts",
             max_age=timedelta(hours=1),
-            skip_if_missing=True,
+            fed_from=bronze,
             doc_md="How far the last merge is behind the newest change in bronze.",
         )
         KafkaDeadLettersCheckOperator(
@@ -81,7 +84,7 @@ def table_checks(stream: Stream, *, source: bool) -> TaskGroup:
                 exclude=list(stream.table.exclude),
                 renamed_from=stream.table.history.renamed_from if stream.table.history else None,
                 allow_empty=True,
-                skip_if_missing=True,
+                fed_from=bronze,
                 doc_md="The current state against the source, both as of one position of PostgreSQL's log.",
             )
     return group
