@@ -15,7 +15,7 @@ HISTORIES = make.streams_of(CONNECTORS, with_history=True)
 
 DAGS: dict[str, Callable[[], DAG]] = {
     "lakehouse_deploy": partial(make.deploy_dag, __file__, CONNECTORS),
-    "lakehouse_checks": partial(make.checks_dag, HISTORIES),
+    "lakehouse_checks": partial(make.checks_dag, __file__, STREAMS),
     "lakehouse_gold": partial(make.gold_dag, __file__, HISTORIES),
     "lakehouse_maintenance": partial(make.maintenance_dag, STREAMS),
     **{stream.merge_dag: partial(make.scd2_dag, __file__, stream) for stream in HISTORIES},

@@ -4,17 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 from airflow.sdk import DAG, CronTriggerTimetable, TaskGroup
 
-from airflow_provider_rtlake.dag_factories.common import CATALOG, CHECKS_CRON, lakehouse_dag
+from airflow_provider_rtlake.dag_factories.common import (
+    CATALOG,
+    CHECKS_CRON,
+    connectors_folder,
+    lakehouse_dag,
+    project_folder,
+)
 from airflow_provider_rtlake.streams.model import Connector, Stream
+
+if TYPE_CHECKING:
+    from airflow_provider_rtlake.operators.pinot import PinotTellRemovedRowsOperator
 
 DOC = """
 A failed check names its rule, the keys and what to do in its message and in the XCom `failure`; it is not retried.
 Nothing is changed by any of them. While
 a table has nothing in bronze that is older than an hour, its checks are skipped; from then on a history that is missing
-is a failure.
+is a failure. Of tables without a history only the dead letters are checked; `pinot_removed_rows` is no check, but tells
+Pinot of the rows that a truncate took away.
 
 | check | fails when |
 | --- | --- |
@@ -32,7 +43,6 @@ def table_checks(stream: Stream, *, source: bool) -> TaskGroup:
     :param stream: a table that keeps a history.
     :param source: also compare it with the source; the group is named after the table then.
     """
-    from airflow_provider_rtlake.operators.kafka import KafkaDeadLettersCheckOperator
     from airflow_provider_rtlake.operators.trino import (
         TrinoFreshnessCheckOperator,
         TrinoScd2InvariantsCheckOperator,
@@ -63,12 +73,7 @@ def table_checks(stream: Stream, *, source: bool) -> TaskGroup:
             fed_from=bronze,
             doc_md="How far the last merge is behind the newest change in bronze.",
         )
-        KafkaDeadLettersCheckOperator(
-            task_id="dead_letters",
-            dead_letter_topic=stream.dead_letter_topic,
-            topics=[stream.topic],
-            doc_md="Messages of this table that the lanes could not read: each must be replayed or dismissed.",
-        )
+        _dead_letters(stream)
         TrinoScd2UnreadCheckOperator(
             task_id="unread",
             table=f"{CATALOG}.{stream.history_base}_unread",
@@ -90,10 +95,27 @@ def table_checks(stream: Stream, *, source: bool) -> TaskGroup:
     return group
 
 
-def checks_dag(streams: Sequence[Stream]) -> DAG:
+def tell_removed_rows(dag_file: str, stream: Stream) -> PinotTellRemovedRowsOperator:
+    """A task that tells Pinot what no message told.
+
+    :param dag_file: the DAG file's ``__file__``.
+    :param stream: a table that Pinot serves.
+    """
+    from airflow_provider_rtlake.operators.pinot import PinotTellRemovedRowsOperator
+
+    return PinotTellRemovedRowsOperator(
+        task_id="pinot_removed_rows",
+        connectors_folder=str(connectors_folder(project_folder(dag_file))),
+        tables=[stream.source],
+        doc_md="Tells Pinot's current table of rows that a truncate took away: it sends no message for each.",
+    )
+
+
+def checks_dag(dag_file: str, streams: Sequence[Stream]) -> DAG:
     """``lakehouse_checks``: every history obeys its rules and equals its source at one position of the log.
 
-    :param streams: tables that keep a history.
+    :param dag_file: the DAG file's ``__file__``.
+    :param streams: all captured tables; of those without a history only the messages are looked at.
     """
     with lakehouse_dag(
         "lakehouse_checks",
@@ -104,10 +126,27 @@ def checks_dag(streams: Sequence[Stream]) -> DAG:
         tags=("checks",),
     ) as dag:
         for stream in streams:
-            table_checks(stream, source=True)
+            if stream.history_table is not None:
+                table_checks(stream, source=True)
+                continue
+            with TaskGroup(stream.slug, tooltip=f"Messages of {stream.source}"):
+                _dead_letters(stream)
+                if stream.pinot_current:  # with a history, its merges do this
+                    tell_removed_rows(dag_file, stream)
         for connector in {stream.connector.connector: stream.connector for stream in streams}.values():
             _transactions_check(connector)
     return dag
+
+
+def _dead_letters(stream: Stream) -> None:
+    from airflow_provider_rtlake.operators.kafka import KafkaDeadLettersCheckOperator
+
+    KafkaDeadLettersCheckOperator(
+        task_id="dead_letters",
+        dead_letter_topic=stream.dead_letter_topic,
+        topics=[stream.topic],
+        doc_md="Messages of this table that the lanes could not read: each must be replayed or dismissed.",
+    )
 
 
 def _transactions_check(connector: Connector) -> None:

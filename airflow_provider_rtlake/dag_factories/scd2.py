@@ -6,15 +6,13 @@ from typing import Any
 
 from airflow.sdk import DAG, AssetAlias, AssetOrTimeSchedule, Context, CronTriggerTimetable, Param
 
-from airflow_provider_rtlake.dag_factories.checks import table_checks
+from airflow_provider_rtlake.dag_factories.checks import table_checks, tell_removed_rows
 from airflow_provider_rtlake.dag_factories.common import (
     MERGE_CRON,
     SPARK_POOL,
     bronze_asset,
-    connectors_folder,
     history_asset,
     lakehouse_dag,
-    project_folder,
 )
 from airflow_provider_rtlake.streams.model import Stream
 
@@ -37,7 +35,6 @@ def scd2_dag(dag_file: str, stream: Stream) -> DAG:
     :param stream: a table that keeps a history.
     """
     from airflow_provider_rtlake.operators.iceberg import IcebergScd2NewChangesOperator
-    from airflow_provider_rtlake.operators.pinot import PinotTellRemovedRowsOperator
     from airflow_provider_rtlake.operators.scd2 import IcebergScd2MergeOperator
     from airflow_provider_rtlake.scd2.request import MergeRequest
 
@@ -80,12 +77,7 @@ def scd2_dag(dag_file: str, stream: Stream) -> DAG:
         )
         new >> merge >> table_checks(stream, source=False)
         if stream.pinot_current:
-            merge >> PinotTellRemovedRowsOperator(
-                task_id="pinot_removed_rows",
-                connectors_folder=str(connectors_folder(project_folder(dag_file))),
-                tables=[stream.source],
-                doc_md="Tells Pinot's current table of rows that a truncate took away: it sends no message for each.",
-            )
+            merge >> tell_removed_rows(dag_file, stream)
     return dag
 
 

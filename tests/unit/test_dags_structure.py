@@ -78,7 +78,9 @@ def test_a_table_gets_its_dag_by_its_declaration(declared: Path) -> None:
     merges = {name for name in dags if name.startswith("scd2_")}
     assert "scd2_orders_spark_processing" in merges
     assert len(merges) == 2, "public.quiet keeps no history"
-    assert not any("quiet" in task for task in dags["lakehouse_checks"].task_ids)
+    checks = {task.removeprefix("quiet.") for task in dags["lakehouse_checks"].task_ids if "quiet" in task}
+    assert checks == {"dead_letters", "pinot_removed_rows"}, "what there is of a table without a history"
+    assert "orders.pinot_removed_rows" not in dags["lakehouse_checks"].task_ids, "its merges do it"
     assert "quiet.bronze" in dags["lakehouse_maintenance"].task_ids
     assert dags["lakehouse_gold"].schedule is None, "these models read the sales history only"
 
@@ -111,6 +113,8 @@ def test_dead_letters_of_a_table_and_of_its_connector_are_checked(declared: Path
     dags = load()
     own: Any = dags["lakehouse_checks"].get_task("orders.dead_letters")
     assert (own.dead_letter_topic, own.topics) == ("shop.dead_letters", ["shop.public.orders"])
+    quiet: Any = dags["lakehouse_checks"].get_task("quiet.dead_letters")
+    assert quiet.topics == ["shop.public.quiet"]
     rest: Any = dags["lakehouse_checks"].get_task("shop.transactions")
     assert set(rest.except_topics) == {"shop.public.orders", "shop.crm.Kunden", "shop.public.quiet"}
     assert "checks.dead_letters" in dags["scd2_orders_spark_processing"].task_ids
