@@ -29,6 +29,8 @@ from airflow_provider_rtlake.scd2.suppress import Suppression
 from airflow_provider_rtlake.scd2.tables import quoted, source_columns
 
 _LINK_HEADERS = "k NOT IN ('__debezium.newkey', '__debezium.oldkey')"
+# Property of the checkpoint table: where tables lie that a rebuild gave up, until their files are deleted
+GIVEN_UP = "rtlake.scd2.given-up"
 _LARGEST = 512 * 2**20  # bytes of a file that is searched
 
 
@@ -81,6 +83,7 @@ def erase(spark: Any, request: EraseRequest) -> Erased:
     result = Erased(merge.history, list(request.keys))
     history, changes, bronze = (_existing(lake, name) for name in (merge.history, merge.changes, merge.bronze))
     _refuse_current(lake, history, request)
+    delete_given_up(lake, merge)
     texts = _message_keys(lake, bronze, request.keys)
     result.message_keys = sorted(texts)
     result.values = sorted(_own_values(lake, history, request.keys))
@@ -315,6 +318,26 @@ def drop_branches(spark: Any, merge: MergeRequest) -> None:
         for prefix in (PREFIX, REFUSED):
             for reference in nessie.references(f"ref.name.startsWith('{prefix}/{merge.history}/')"):
                 nessie.delete_reference(reference.name)
+
+
+def delete_given_up(lake: Lake, merge: MergeRequest) -> None:
+    """Delete the files of tables that a rebuild gave up; one that was interrupted left them.
+
+    :param lake: main.
+    :param merge: the table.
+    """
+    checkpoint = lake.table(merge.checkpoint)
+    places = json.loads(checkpoint.properties.get(GIVEN_UP, "[]")) if checkpoint else []
+    if checkpoint is None or not places:
+        return
+    present = lake.tables([merge.history, merge.changes, merge.unread])
+    in_use = {str(table.java.location()) for table in present if table is not None}
+    io = checkpoint.java.io()
+    for place in set(places) - in_use:  # Nessie's catalogs give each table a place of its own; another might not
+        listing = io.listPrefix(f"{place}/").iterator()
+        while listing.hasNext():
+            io.deleteFile(str(listing.next().location()))
+    checkpoint.java.updateProperties().remove(GIVEN_UP).commit()
 
 
 def _search(spark: Any, result: Erased, names: Sequence[str], merge: MergeRequest, needles: Needles) -> None:

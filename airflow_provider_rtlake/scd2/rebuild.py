@@ -2,7 +2,8 @@
 
 The tables go and the position falls back to the beginning in one Nessie commit, so a merge that runs at the same time
 either comes before it or is overtaken. The checkpoint's table stays, because it holds the list of erased keys. The old
-tables' files are deleted: an erasure looks into the files of the tables that are there.
+tables' files are deleted, for an erasure looks only into the tables that are there; until then the checkpoint's table
+names their places.
 """
 
 # ruff: noqa: S608 (every name in a statement is quoted)
@@ -24,7 +25,7 @@ from airflow_provider_rtlake.scd2.arrival import PIECE
 from airflow_provider_rtlake.scd2.bronze import ranges, read_range
 from airflow_provider_rtlake.scd2.checkpoint import Checkpoint
 from airflow_provider_rtlake.scd2.columns import read_rows
-from airflow_provider_rtlake.scd2.erase import drop_branches
+from airflow_provider_rtlake.scd2.erase import GIVEN_UP, delete_given_up, drop_branches
 from airflow_provider_rtlake.scd2.job import client_of, merge_tables, reader_of, session
 from airflow_provider_rtlake.scd2.lake import Lake, Table, Traffic
 from airflow_provider_rtlake.scd2.publish import Publisher
@@ -45,6 +46,7 @@ def give_up(spark: Any, request: MergeRequest) -> None:
     :raises SchemaIncompatible: or two types of a column.
     :raises Overtaken: a merge was published meanwhile.
     """
+    delete_given_up(Lake(spark, request.catalog, request.main), request)  # of a run that was interrupted
     with client_of(spark, request) as nessie:
         publisher = Publisher(nessie, request.history, request.main)
         base = publisher.main()
@@ -62,8 +64,7 @@ def give_up(spark: Any, request: MergeRequest) -> None:
         _drop(Lake(spark, request.catalog, place.branch), old, request)
         publisher.publish(place, request.checkpoint, f"scd2: {request.history} is built anew from bronze")
     drop_branches(spark, request)
-    for table in old:
-        _delete_files(table)
+    delete_given_up(Lake(spark, request.catalog, request.main), request)
 
 
 def _refuse_witnesses(nessie: NessieClient, request: MergeRequest) -> None:
@@ -111,15 +112,10 @@ def _drop(branch: Lake, tables: Sequence[Table], request: MergeRequest) -> None:
     checkpoint = branch.table(request.checkpoint)
     if checkpoint is None:
         raise UserError(f"{request.checkpoint}: the table went meanwhile; run it again")
+    places = json.dumps([str(table.java.location()) for table in tables])
+    checkpoint.java.updateProperties().set(GIVEN_UP, places).commit()
     row = Checkpoint(merge_id="rebuild").row(request, {}, int(time.time() * 1e6))
     append_checkpoint(checkpoint, row, Traffic())
-
-
-def _delete_files(table: Table) -> None:
-    io = table.java.io()
-    listing = io.listPrefix(f"{table.java.location()}/").iterator()
-    while listing.hasNext():
-        io.deleteFile(str(listing.next().location()))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

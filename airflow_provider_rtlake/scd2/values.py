@@ -182,7 +182,7 @@ def _fitting(micros: int, value: Any) -> int:
     """Microseconds, where 64 bits hold them: up to the year 294247. Debezium lets PostgreSQL's last years, to 294276,
     run over: they would be times before PostgreSQL's first one."""
     if not _LEAST <= micros < 2**63:
-        raise ValueRefused(f"{value} is a time that microseconds in 64 bits cannot hold")
+        raise refused(f"{value} is a time that microseconds in 64 bits cannot hold")
     return micros
 
 

@@ -50,6 +50,8 @@ class Lakehouse:
     lost: int = 0
     appended: dict[str, str] = field(default_factory=dict)
     files: list[str] = field(default_factory=list)
+    properties: dict[str, str] = field(default_factory=dict)
+    reachable: bool = True  # the object store answers
 
     def table(self, name: str, ref: str) -> Any:
         if key(name) not in self.nessie.head(ref).contents:
@@ -63,7 +65,17 @@ class Lakehouse:
             found = [path for path in self.files if path.startswith(prefix)]
             return SimpleNamespace(iterator=lambda: Listing(found))
 
-        io = SimpleNamespace(listPrefix=listed, deleteFile=self.files.remove)
+        def delete(path: str) -> None:
+            if not self.reachable:
+                raise OSError("the object store is gone")
+            self.files.remove(path)
+
+        io = SimpleNamespace(listPrefix=listed, deleteFile=delete)
+        update = SimpleNamespace(
+            set=lambda name, value: self.properties.update({name: value}) or update,  # type: ignore[func-returns-value]
+            remove=lambda name: (self.properties.pop(name), update)[1],
+            commit=lambda: None,
+        )
         fields = [
             {"id": number, "name": one, "type": {"bigint": "long"}.get(kind, kind), "required": False}
             for number, (one, kind) in enumerate(CHECKPOINT_COLUMNS)
@@ -71,8 +83,8 @@ class Lakehouse:
         return SimpleNamespace(
             name=name,
             snapshot_id=1,
-            properties={},
-            java=SimpleNamespace(io=lambda: io, location=lambda: f"s3://lake/{name}"),
+            properties=self.properties,
+            java=SimpleNamespace(io=lambda: io, location=lambda: f"s3://lake/{name}", updateProperties=lambda: update),
             schema_json=json.dumps({"fields": fields}),
             write=lambda tables, traffic: [],
             append=append,
@@ -196,6 +208,18 @@ def test_a_merge_that_was_published_meanwhile_wins(house: Lakehouse, monkeypatch
         rebuild.give_up(None, request(house))
     assert len(house.files) == len(NAMES)
     assert all(key(name) in house.nessie.head("main").contents for name in NAMES)
+
+
+def test_what_an_interrupted_rebuild_left_is_deleted_by_the_next_one(house: Lakehouse) -> None:
+    house.reachable = False
+    with pytest.raises(OSError, match="gone"):
+        rebuild.give_up(None, request(house))
+    assert len(house.files) == len(NAMES)
+    house.reachable = True
+    with pytest.raises(UserError, match="no history to rebuild"):
+        rebuild.give_up(None, request(house))
+    assert len(house.files) == 2
+    assert house.properties == {}
 
 
 def test_without_a_history_there_is_nothing_to_rebuild(house: Lakehouse) -> None:
