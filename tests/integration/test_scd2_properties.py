@@ -17,6 +17,7 @@ import pytest
 from airflow_provider_rtlake.checks.names import TableName
 from airflow_provider_rtlake.clients.nessie import NessieClient
 from airflow_provider_rtlake.scd2.change import RawChange
+from airflow_provider_rtlake.scd2.collect import KeyChanged
 from airflow_provider_rtlake.scd2.fold import Refused
 from airflow_provider_rtlake.scd2.publish import Overtaken
 from airflow_provider_rtlake.scd2.queries import changes_between, current_rows, rows_as_of
@@ -614,3 +615,36 @@ def test_gold_current_rows_rows_as_of_a_time_and_changes_between_two_times(lake_
     changes = changes_between(name, ["id", "a"], at(20), at(31))
     found = ask(f"SELECT change, to_unixtime(changed_at), id, a FROM ({changes})")
     assert found == [("delete", 20.0, 2, "p"), ("insert", 30.0, 2, "q"), ("update", 20.0, 1, "y")]
+
+
+def test_a_wrong_value_in_a_well_formed_message_stops_nothing(lake_table: MAKE) -> None:
+    source, table = Source(), lake_table()
+    good, bad = source.begin(10).insert(1, a="x", b=1).insert(2, a="y", b=2).commit()
+    table.arrive([good, bad._replace(payload=bad.payload.replace('"b": 2', '"b": "two"'))])
+    table.merge()
+    table.arrive(source.begin(20).update(1, a="z").commit())
+    table.merge()
+    assert [row.a for row in table.versions()[key(1)]] == ["x", "z"]
+    (unread,) = table.spark.table(f"nessie.{table.request.unread}").collect()
+    assert unread.message_key == key(2) and "column b" in unread.reason
+
+
+def test_other_key_columns_are_refused_until_the_snapshot_of_a_new_epoch(lake_table: MAKE) -> None:
+    source, table = Source(), lake_table()
+
+    def keyed(raws: list[RawChange]) -> list[RawChange]:
+        return [raw._replace(message_key='{"a":"x"}') for raw in raws]
+
+    table.arrive(source.begin(10).insert(1, a="x").commit())
+    table.merge()
+    before = table.snapshots()
+    table.arrive(keyed(source.begin(20).update(1, b=2).commit()))
+    with pytest.raises(KeyChanged, match="the key was id and is a now"):
+        table.merge()
+    assert table.snapshots() == before
+    source.epoch = 2
+    table.arrive(keyed(source.snapshot(30)))
+    table.merge(snapshot_patience_seconds=0)
+    versions = table.versions()
+    assert [row.is_current for row in versions[key(1)]] == [False]
+    assert [row.is_current for row in versions['{"a":"x"}']] == [True]
