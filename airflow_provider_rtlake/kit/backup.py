@@ -127,7 +127,7 @@ def _fill(
 
 def _write_manifest(target: Path, manifest: Manifest) -> None:
     text = json.dumps({"format": FORMAT, **dataclasses.asdict(manifest)}, indent=1) + "\n"
-    (target / MANIFEST).write_text(text)
+    settings.write_private(target / MANIFEST, text)
     (target / f"{MANIFEST}.sha256").write_text(hashlib.sha256(text.encode()).hexdigest() + "\n")
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import io
 import json
 import platform
+import re
 import subprocess
 import tarfile
 from collections.abc import Iterator, Mapping
@@ -19,6 +20,14 @@ from airflow_provider_rtlake.kit.stack import Stack
 
 _LOG_LINES = 2000
 _MASK = "***"
+# A key that users put into settings is no secret of ours: it is known by the name before it, or by its place in a URL.
+_NAMED = r"[\w.-]*(?:pass|passwd|password|passphrase|secret|token|key|credential)s?"
+_VALUE = r"""(?:"(?:[^"\\]|\\.)*"|'[^']*'|\S.*)"""
+_KEYS = (
+    re.compile(rf"""(["']?\b{_NAMED}["']?[ \t]*[:=][ \t]*){_VALUE}""", re.IGNORECASE),
+    re.compile(rf"(^[ \t]*[\w-]+\.{_NAMED}[ \t]+){_VALUE}", re.IGNORECASE | re.MULTILINE),  # spark-defaults.conf
+    re.compile(r"(://[^\s/:@]*:)[^\s@]+(?=@)"),
+)
 _COMMANDS: Mapping[str, list[str]] = {
     "listeners": ["ss", "-ltnp"],
     "disk": ["df", "-h"],
@@ -36,13 +45,15 @@ def secrets_of(home: Path) -> list[str]:
     """
     values = {p.read_text().strip() for p in (home / "secrets").iterdir() if p.is_file()}
     values |= {part for value in values for part in value.split(",")}
-    return sorted((v for v in values if len(v) >= 8), key=len, reverse=True)
+    return sorted((v for v in values if v), key=len, reverse=True)
 
 
 def redacted(text: str, secrets: list[str]) -> str:
-    """The text with every secret masked."""
+    """The text with every secret masked, and whatever a name such as ``password`` or a URL says is one."""
     for secret in secrets:
         text = text.replace(secret, _MASK)
+    for pattern in _KEYS:
+        text = pattern.sub(rf"\1{_MASK}", text)
     return text
 
 

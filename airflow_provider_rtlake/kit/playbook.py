@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from airflow_provider_rtlake.exceptions import TerminalError
-from airflow_provider_rtlake.kit import artifacts
+from airflow_provider_rtlake.kit import artifacts, settings
 
 _PLAY = re.compile(r"^PLAY \[(?P<name>.*?)\]")
 _RECAP = re.compile(r"changed=(?P<changed>\d+)")
@@ -99,7 +99,7 @@ def run(
     (home / "run").mkdir(parents=True, exist_ok=True)
     wanted = stamp(project, variables, kind)
     given = home / "run" / "variables.json"
-    given.write_text(json.dumps(variables))
+    settings.write_private(given, json.dumps(variables))  # one of them may be a key
     ansible = project / "ansible"
     command = [
         str(Path(sys.prefix, "bin", "ansible-playbook")),

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import base64
 import dataclasses
-import os
 import secrets
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from airflow_provider_rtlake.exceptions import UserError
-from airflow_provider_rtlake.kit import airflow, postgres
+from airflow_provider_rtlake.kit import airflow, postgres, settings
 from airflow_provider_rtlake.kit.stack import Stack
 
 _FERNET = "airflow_fernet"
@@ -89,8 +88,4 @@ def _renew_superuser(stack: Stack) -> None:
 
 
 def _write(path: Path, value: str) -> None:
-    temporary = path.with_suffix(".tmp")
-    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(handle, "w") as stream:
-        stream.write(value + "\n")
-    temporary.replace(path)
+    settings.write_private(path, value + "\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,17 @@ def save(home: Path, variables: dict[str, Any]) -> None:
     """Remember variables."""
     path = settings_path(home)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(variables, indent=1, sort_keys=True) + "\n")
+    write_private(path, json.dumps(variables, indent=1, sort_keys=True) + "\n")
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file that only its owner ever reads; the old one stays until the new one is whole."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.unlink(missing_ok=True)
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(handle, "w") as stream:
+        stream.write(text)
+    temporary.replace(path)
 
 
 def all_components(project: Path) -> list[str]:

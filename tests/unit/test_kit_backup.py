@@ -73,7 +73,7 @@ def test_holes_take_no_room(taken: tuple[Stack, Path]) -> None:
 def test_nobody_else_reads_a_backup(taken: tuple[Stack, Path]) -> None:
     folder = taken[1]
     assert folder.stat().st_mode & 0o077 == 0
-    assert all(p.stat().st_mode & 0o077 == 0 for p in folder.glob("*.tar"))
+    assert all(p.stat().st_mode & 0o077 == 0 for p in (*folder.glob("*.tar"), folder / backup.MANIFEST))
 
 
 def test_every_file_that_was_damaged_is_named(taken: tuple[Stack, Path]) -> None:

@@ -80,6 +80,11 @@ def test_every_task_belongs_to_a_stage(role: str) -> None:
             assert set(task.get("tags", [])) & STAGES, f"{path.name}: {task['name']} has no tag of {sorted(STAGES)}"
 
 
+def test_lines_that_users_add_to_supersets_settings_may_hold_keys() -> None:
+    (task,) = [t for t in loaded(ROLES["superset"] / "tasks" / "main.yml") if t["name"] == "Settings and service"]
+    assert "'template': 'superset_config.py.j2', 'mode': '0600'" in task["vars"]["common_files"]
+
+
 def test_every_distribution_that_is_supported_has_its_file() -> None:
     there = {p.stem for p in (ROLES["common"] / "vars").glob("*-*.yml")}
     assert there == set(preflight.SUPPORTED)

@@ -99,6 +99,7 @@ def test_settings_are_remembered_and_damage_is_named(tmp_path: Path) -> None:
     assert settings.load(tmp_path) == {}
     settings.save(tmp_path, {"rtlake_port_offset": 5})
     assert settings.load(tmp_path) == {"rtlake_port_offset": 5}
+    assert settings.settings_path(tmp_path).stat().st_mode & 0o777 == 0o600, "a variable may be a key"
     settings.settings_path(tmp_path).write_text("{")
     with pytest.raises(UserError, match=r"settings\.json"):
         settings.load(tmp_path)
@@ -119,6 +120,24 @@ def test_stamp_sees_files_variables_and_inventory(tmp_path: Path) -> None:
     template.write_text("two")
     seen.add(playbook.stamp(tmp_path, {}, "systemd"))
     assert len(seen) == 4
+
+
+def test_variables_are_given_in_a_file_that_only_the_owner_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+
+    def refused(*_: Any, **__: Any) -> None:
+        seen.append((tmp_path / "run" / "variables.json").stat().st_mode & 0o777)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(playbook.subprocess, "Popen", refused)
+    monkeypatch.setattr(playbook, "stamp", lambda *_: "")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "variables.json").touch(mode=0o644)
+    with pytest.raises(KeyboardInterrupt):
+        playbook.run(tmp_path, tmp_path, {"a": 1}, "supervisord", lambda _: None)
+    assert seen == [0o600]
 
 
 def test_playbook_output_becomes_lines_and_one_failure() -> None:
