@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
+import yaml
 
 from airflow_provider_rtlake.exceptions import RtlakeError
 from airflow_provider_rtlake.kit import artifacts, health, inspect, order, preflight, supervise
@@ -41,7 +42,7 @@ def examine(home: Path, project: Path) -> list[Finding]:
         stack = Stack.load(home)
     except RtlakeError as error:
         return [*findings, Finding("installation", False, str(error), "./rtlake up")]
-    findings += _secrets(stack)
+    findings += _secrets(stack, project)
     findings += _services(stack)
     return findings
 
@@ -85,8 +86,9 @@ def _lock(home: Path, project: Path) -> Finding:
     return Finding("software", not bad, detail, "./rtlake up --converge")
 
 
-def _secrets(stack: Stack) -> Iterator[Finding]:
-    names = {c.secret for c in stack.connections.values() if c.secret}
+def _secrets(stack: Stack, project: Path) -> Iterator[Finding]:
+    variables = yaml.safe_load((project / "ansible" / "group_vars" / "all" / "secrets.yml").read_text())
+    names = variables["rtlake_secret_names"]  # the playbook makes all of them, whatever is installed
     folder = stack.home / "secrets"
     missing = sorted(n for n in names if not (folder / n).exists())
     open_ = sorted(p.name for p in folder.glob("*") if p.stat().st_mode & 0o077)
@@ -94,7 +96,8 @@ def _secrets(stack: Stack) -> Iterator[Finding]:
         "secrets",
         not missing,
         f"missing: {', '.join(missing)}" if missing else "all there",
-        "./rtlake up --converge (a new one is made and stored wherever it is used; airflow_fernet: restore a backup)",
+        "./rtlake up --converge (makes new ones and stores them wherever they are used; postgres, airflow_fernet: take "
+        "them from a backup)",
     )
     if open_:
         yield Finding("secrets", False, f"readable by others: {', '.join(open_)}", f"chmod 600 {folder}/*")

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 import secrets
 from pathlib import Path
 
@@ -14,11 +15,15 @@ DOCUMENTATION = r"""
 ---
 module: rtlake_secrets
 short_description: Secrets in files that only their owner reads
-description: Stores what is given, or generates it, for each secret that has no file yet. Use with no_log.
+description: >-
+  Stores what is given, or generates it, for each secret that has no file yet. What is given must do in shells, URLs
+  and settings files alike. Use with no_log, and show msg where it failed.
 options:
   folder: {description: Folder of the secrets, type: path, required: true}
   names: {description: Kind (token or fernet) of each name, type: dict, required: true}
   given: {description: Values to begin with, such as from ansible-vault, type: dict, default: {}}
+  irreplaceable: {description: Never made anew where data is there, type: list, elements: str, default: []}
+  data: {description: Folder of the data that they belong to, type: path}
 author: [RTLake]
 """
 EXAMPLES = r"""
@@ -40,6 +45,27 @@ def make(kind: str) -> str:
     return secrets.token_hex(32)
 
 
+# What every place takes as it is: environment files, shells, URLs, .properties and .ini files.
+_FORMS = {
+    "token": ("[A-Za-z0-9_-]{16,}", "at least 16 letters, digits, _ or -"),
+    "fernet": ("[A-Za-z0-9_-]{43}=(,[A-Za-z0-9_-]{43}=)*", "a Fernet key, or several with commas between them"),
+}
+
+
+def taken(name: str, kind: str, given: object) -> str:
+    """A given value.
+
+    :raises ValueError: it is of another form; names the secret, not its value.
+    """
+    form, words = _FORMS[kind]
+    value = "" if given is None else str(given)
+    if not value:
+        raise ValueError(f"rtlake_secrets_given: {name} is empty; leave it out to have one made")
+    if not re.fullmatch(form, value):
+        raise ValueError(f"rtlake_secrets_given: {name} is not {words}")
+    return value
+
+
 def main() -> None:
     """Run."""
     module = AnsibleModule(
@@ -47,13 +73,23 @@ def main() -> None:
             "folder": {"type": "path", "required": True},
             "names": {"type": "dict", "required": True},
             "given": {"type": "dict", "default": {}, "no_log": True},
+            "irreplaceable": {"type": "list", "elements": "str", "default": []},
+            "data": {"type": "path"},
         },
         supports_check_mode=True,
     )
-    folder = Path(module.params["folder"])
-    unknown = sorted(set(module.params["given"]) - set(module.params["names"]))
+    folder, given = Path(module.params["folder"]), module.params["given"]
+    unknown = sorted(set(given) - set(module.params["names"]))
     if unknown:
         module.fail_json(msg=f"rtlake_secrets_given: no secret {', '.join(unknown)}")
+    data = module.params["data"]
+    if data and Path(data).exists():
+        lost = [n for n in module.params["irreplaceable"] if n not in given and not (folder / n).exists()]
+        if lost:
+            module.fail_json(
+                msg=f"{folder} lacks {', '.join(lost)}, and what is in {data} cannot be read with a new one: bring it "
+                "back from a backup (its secrets.tar), or give its value in rtlake_secrets_given"
+            )
     values, made = {}, []
     for name, kind in module.params["names"].items():
         path = folder / name
@@ -65,11 +101,16 @@ def main() -> None:
                     path.chmod(0o600)
             continue
         made.append(name)
-        values[name] = str(module.params["given"].get(name) or make(kind))
+        try:
+            values[name] = taken(name, kind, given[name]) if name in given else make(kind)
+        except ValueError as error:
+            module.fail_json(msg=str(error))
         if not module.check_mode:
             handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with os.fdopen(handle, "w") as stream:
                 stream.write(values[name] + "\n")
+    # Or the templates would get a placeholder in place of what was given. The task's no_log hides the whole answer.
+    module.no_log_values.clear()
     module.exit_json(changed=bool(made), secrets=values)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+import yaml
 
 from airflow_provider_rtlake.kit import doctor, inspect, supervise
 from airflow_provider_rtlake.kit.stack import Service, Stack
@@ -111,3 +112,15 @@ def test_what_a_service_needs_is_mended_first(stack: Stack) -> None:
     (stack.home / "nessie.log").write_text("one\nthe reason\n")
     alone = doctor._remedy(stack, keeper, "nessie", {"nessie"})
     assert "./rtlake up" in alone and "the reason" in alone
+
+
+def test_every_secret_that_the_playbook_makes_must_be_there(stack: Stack) -> None:
+    project = Path(__file__).parents[2]
+    names = yaml.safe_load((project / "ansible/group_vars/all/secrets.yml").read_text())["rtlake_secret_names"]
+    (stack.home / "secrets").mkdir()
+    for name in names:
+        (stack.home / "secrets" / name).touch(mode=0o600)
+    assert [(f.ok, f.detail) for f in doctor._secrets(stack, project)] == [(True, "all there")]
+    for name in ("trino", "airflow_fernet"):
+        (stack.home / "secrets" / name).unlink()
+    assert [(f.ok, f.detail) for f in doctor._secrets(stack, project)] == [(False, "missing: airflow_fernet, trino")]

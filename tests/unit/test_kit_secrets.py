@@ -41,8 +41,9 @@ def test_secrets_are_made_once_for_their_owner_only(folder: Path) -> None:
 
 def test_what_is_given_is_used_only_where_nothing_is(folder: Path) -> None:
     given = "given-by-vault-0123456789"
-    run(folder=str(folder), names={"a": "token"}, given={"a": given})
+    answer = run(folder=str(folder), names={"a": "token"}, given={"a": given})
     assert (folder / "a").read_text().strip() == given
+    assert answer["secrets"] == {"a": given}, "as the templates get it"
     run(folder=str(folder), names={"a": "token"}, given={"a": "another-0123456789"})
     assert (folder / "a").read_text().strip() == given, "an existing one is only changed by rotation"
 
@@ -51,6 +52,40 @@ def test_a_misspelt_name_is_refused_without_its_value(folder: Path) -> None:
     answer = run(folder=str(folder), names={"a": "token"}, given={"aa": "do-not-show-me-0123456789"})
     assert answer["failed"] and "no secret aa" in answer["msg"]
     assert "do-not-show-me" not in json.dumps(answer)
+
+
+@pytest.mark.parametrize(
+    "value", ["pass word-0123456789", "p@ss/0123456789abc", "a${b}0123456789abcdef", "short", "", None]
+)
+def test_what_some_settings_could_not_take_is_refused_without_its_value(folder: Path, value: str | None) -> None:
+    answer = run(folder=str(folder), names={"a": "token"}, given={"a": value})
+    assert answer["failed"] and answer["msg"].startswith("rtlake_secrets_given: a is ")
+    assert not value or value not in json.dumps({**answer, "invocation": None})
+    assert list(folder.iterdir()) == []
+
+
+KEY = "0123456789012345678901234567890123456789-_A="
+
+
+@pytest.mark.parametrize(
+    ("value", "failed"), [(KEY, False), (f"{KEY},{KEY}", False), (KEY[:-1], True), ("a" * 44, True)]
+)
+def test_a_given_fernet_key_is_one(folder: Path, value: str, failed: bool) -> None:
+    answer = run(folder=str(folder), names={"a": "fernet"}, given={"a": value})
+    assert answer.get("failed", False) == failed
+
+
+def test_what_data_hangs_on_is_not_made_anew(folder: Path) -> None:
+    names = {"a": "token", "b": "token"}
+    first = run(folder=str(folder), names=names, irreplaceable=["a"], data=str(folder / "data"))
+    (folder / "data").mkdir()
+    for name in names:
+        (folder / name).unlink()
+    answer = run(folder=str(folder), names=names, irreplaceable=["a"], data=str(folder / "data"))
+    assert answer["failed"] and "lacks a, and" in answer["msg"] and "backup" in answer["msg"]
+    again = {"a": first["secrets"]["a"]}
+    answer = run(folder=str(folder), names=names, irreplaceable=["a"], data=str(folder / "data"), given=again)
+    assert answer["secrets"]["a"] == again["a"], "given again"
 
 
 def test_check_mode_makes_nothing(folder: Path) -> None:
