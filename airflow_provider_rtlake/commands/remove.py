@@ -29,7 +29,8 @@ def remove(components: Annotated[list[str], typer.Argument(help="As in 'rtlake u
     variables["rtlake_components"] = [c for c in stack.components if c not in components]
     if settings.WATCH in components:
         variables["rtlake_monitoring"] = False
-    settings.save(stack.home, variables)
+    if settings.remembered(stack.home):
+        settings.save(stack.home, variables)
     for path in kept:
         typer.echo(f"kept: {path}")
-    verbs.bring_up(stack.home, settings.load(stack.home), stack.supervisor)
+    verbs.bring_up(stack.home, variables, stack.supervisor)

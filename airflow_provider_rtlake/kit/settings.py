@@ -1,4 +1,8 @@
-"""What was chosen for this RTLAKE_HOME: kept in ``etc/settings.json``, given to the playbook as variables."""
+"""What was chosen for this RTLAKE_HOME, given to the playbook as variables.
+
+``rtlake up`` keeps it in ``etc/settings.json``. Where ``ansible-playbook`` installed, what counts is what the playbook
+was last given, which it writes to ``etc/given.json``.
+"""
 
 from __future__ import annotations
 
@@ -34,23 +38,25 @@ def settings_path(home: Path) -> Path:
 
 
 def load(home: Path) -> dict[str, Any]:
-    """The remembered variables; none at first.
+    """The variables that ``rtlake up`` remembers, else those that the playbook was last given; none at first.
 
     :raises UserError: the file is damaged.
     """
-    try:
-        data = json.loads(settings_path(home).read_text())
-    except FileNotFoundError:
-        return _of_stack(home)
-    except ValueError as error:
-        raise UserError(f"{settings_path(home)} is no valid JSON ({error}); mend or remove it") from error
-    if not isinstance(data, dict):
-        raise UserError(f"{settings_path(home)} must hold one JSON object; mend or remove it")
-    return data
+    for path in (settings_path(home), home / "etc" / "given.json"):
+        try:
+            data = json.loads(path.read_text())
+        except FileNotFoundError:
+            continue
+        except ValueError as error:
+            raise UserError(f"{path} is no valid JSON ({error}); mend or remove it") from error
+        if not isinstance(data, dict):
+            raise UserError(f"{path} must hold one JSON object; mend or remove it")
+        return data
+    return _of_stack(home)
 
 
 def _of_stack(home: Path) -> dict[str, Any]:
-    """What an installation by ``ansible-playbook`` chose: it remembers nothing itself."""
+    """What was chosen as far as the stack shows it: older versions of the playbook wrote down no more."""
     try:
         data = json.loads((home / "etc" / "stack.json").read_text())
         return {
@@ -61,6 +67,11 @@ def _of_stack(home: Path) -> dict[str, Any]:
         }
     except (OSError, ValueError, KeyError, TypeError):
         return {}
+
+
+def remembered(home: Path) -> bool:
+    """Whether ``rtlake up`` remembers variables here."""
+    return settings_path(home).exists()
 
 
 def save(home: Path, variables: dict[str, Any]) -> None:

@@ -85,11 +85,13 @@ def up(
         changes = playbook.run(home, project(), _variables(variables), kind, say, check=True)
         say(f"{changes} changes to make; see {home / 'log' / 'ansible.log'}")
         return
-    bring_up(home, variables, kind, converge=converge)
+    bring_up(home, variables, kind, converge=converge, remember=True)
     say(f"up after {time.monotonic() - started:.0f} s")
 
 
-def bring_up(home: Path, variables: dict[str, Any], kind: str, *, converge: bool = False) -> Stack:
+def bring_up(
+    home: Path, variables: dict[str, Any], kind: str, *, converge: bool = False, remember: bool = False
+) -> Stack:
     """Converge if needed, start, wait; the verb ``up`` for other rooms too.
 
     :param home: RTLAKE_HOME.
@@ -97,9 +99,11 @@ def bring_up(home: Path, variables: dict[str, Any], kind: str, *, converge: bool
     :param kind: ``supervisord`` or ``systemd``.
     :param converge: run the playbook in any case.
     :raises UserError: a restore was interrupted.
+    :param remember: also where ``ansible-playbook`` installed, which then counts no more.
     """
     backup.check_restored(home)
     previous = _installed(home)
+    remember = remember or previous is None or settings.remembered(home)
     if converge or not playbook.converged(home, project(), _variables(variables), kind):
         if previous is not None:
             _retire(previous, variables)
@@ -108,7 +112,8 @@ def bring_up(home: Path, variables: dict[str, Any], kind: str, *, converge: bool
         finally:  # a first installation that stops half way goes on with the same ports and components
             if previous is None and _installed(home) is not None:
                 settings.save(home, {**variables, "supervisor": kind})
-        settings.save(home, {**variables, "supervisor": kind})
+        if remember:
+            settings.save(home, {**variables, "supervisor": kind})
         say(f"playbook done, changed={changes}")
     stack = Stack.load(home)
     if previous is not None:

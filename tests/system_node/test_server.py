@@ -452,6 +452,16 @@ def test_a_backup_that_is_cut_off_leaves_everything_running(server: Server) -> N
         time.sleep(1)
 
 
+def test_verbs_go_on_with_the_variables_that_the_playbook_was_given(server: Server) -> None:
+    settings = f"{HOME}/etc/kafka/server.properties"
+    server.play("site.yml", kafka_retention_hours=100)
+    server.rtlake("rotate s3", limit=1200)
+    assert server.run(f"grep -c log.retention.hours=100 {settings}").strip() == "1"
+    server.run(f"test $(stat -c %a {HOME}/etc/given.json) = 600 && test ! -e {HOME}/etc/settings.json")
+    server.play()
+    assert server.run(f"grep -c log.retention.hours=168 {settings}").strip() == "1"
+
+
 def test_a_backup_is_restored_on_an_empty_server(server: Server) -> None:
     if server.whole:  # Flink is at work, Connect and Airflow too
         server.rtlake("generate sales --changes 1000 --seed 9")
