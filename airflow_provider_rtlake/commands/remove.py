@@ -16,19 +16,23 @@ app = typer.Typer(rich_markup_mode=None)
 
 
 @app.command()
-def remove(components: Annotated[list[str], typer.Argument(help="As in 'rtlake up --only'; or monitoring.")]) -> None:
+def remove(
+    components: Annotated[
+        list[str], typer.Argument(help="As in 'up --only'; or monitoring, kafka_ui, grafana, superset.")
+    ],
+) -> None:
     """Take components away: services, settings, software, logs.
 
-    Their data stays; 'up --all' (or --monitoring) brings them back.
+    Their data stays; 'up --all' (or --monitoring, or --set superset_enabled=true) brings them back.
     """
     stack = Stack.load()
+    components = removing.as_components(stack, components)
     if set(components) >= set(stack.components):
         raise UserError("that is everything: use 'rtlake destroy'")
     kept = removing.remove_components(stack, components, verbs.project() / "ansible" / LOCK_NAME)
     variables = settings.load(stack.home)
     variables["rtlake_components"] = [c for c in stack.components if c not in components]
-    if settings.WATCH in components:
-        variables["rtlake_monitoring"] = False
+    variables |= {variable: False for name, variable in settings.SWITCHES.items() if name in components}
     if settings.remembered(stack.home):
         settings.save(stack.home, variables)
     for path in kept:

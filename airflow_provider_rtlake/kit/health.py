@@ -176,6 +176,17 @@ def _superset(stack: Stack) -> str:
     return answer
 
 
+def _grafana(stack: Stack) -> str:
+    answer = _get(f"{stack.service('grafana').url}/api/health")
+    if answer.get("database") != "ok":
+        raise _Unwell(f"its database: {answer.get('database')}")
+    return f"version {answer.get('version')}"
+
+
+def _kafka_ui(stack: Stack) -> str:
+    return str(_get(f"{stack.service('kafka-ui').url}/actuator/health")["status"])  # 503 unless UP
+
+
 def _exporter(name: str, metric: str) -> Callable[[Stack], str]:
     def check(stack: Stack) -> str:
         lines = str(_get(f"{stack.service(name).url}/metrics")).splitlines()
@@ -207,6 +218,8 @@ CHECKS: Mapping[str, Callable[[Stack], str]] = {
     "node-exporter": _exporter("node-exporter", "node_load1"),
     "postgres-exporter": _exporter("postgres-exporter", "pg_up"),
     "rtlake-exporter": _exporter("rtlake-exporter", "rtlake_probe_up"),
+    "kafka-ui": _kafka_ui,
+    "grafana": _grafana,
     "superset": _superset,
 }
 

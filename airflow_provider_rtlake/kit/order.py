@@ -12,7 +12,7 @@ _AIRFLOW = ("airflow-api-server", "airflow-scheduler", "airflow-dag-processor", 
 STOPS_AFTER: Mapping[str, tuple[str, ...]] = {
     "flink-jobmanager": ("flink-taskmanager", "flink-sql-gateway"),
     "zookeeper": ("pinot", *_FLINK),
-    "kafka": ("connect", "pinot", "flink-taskmanager"),
+    "kafka": ("connect", "pinot", "flink-taskmanager", "kafka-ui"),
     "nessie": ("trino", "flink-taskmanager", "airflow-scheduler"),
     "s3": ("nessie", "trino", "pinot", *_FLINK, "airflow-scheduler"),
     "minio": ("nessie", "trino", "pinot", *_FLINK, "airflow-scheduler"),

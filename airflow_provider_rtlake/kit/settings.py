@@ -24,12 +24,20 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "flink": ("zookeeper", "s3proxy"),
     "trino": ("postgresql", "s3proxy", "nessie"),
     "airflow": ("postgresql",),
+    "kafka_ui": ("kafka",),
 }
 
 # Roles that come and go together, with the variable rtlake_monitoring and not with the list of components.
 MONITORING = ("prometheus", "alertmanager", "exporters")
-SWITCHED = (*MONITORING, "superset")  # by a variable of the inventory, not by the list of components
 WATCH = "monitoring"  # what they are called together, on the command line and as a tag
+# What a variable of its own switches on, not the list of components.
+SWITCHES = {
+    WATCH: "rtlake_monitoring",
+    "kafka_ui": "kafka_ui_enabled",
+    "grafana": "grafana_enabled",
+    "superset": "superset_enabled",
+}
+SWITCHED = (*MONITORING, *(name for name in SWITCHES if name != WATCH))  # the roles
 
 
 def settings_path(home: Path) -> Path:

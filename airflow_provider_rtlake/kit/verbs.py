@@ -98,8 +98,8 @@ def bring_up(
     :param variables: as :func:`settings.load` returns them.
     :param kind: ``supervisord`` or ``systemd``.
     :param converge: run the playbook in any case.
-    :raises UserError: a restore was interrupted.
     :param remember: also where ``ansible-playbook`` installed, which then counts no more.
+    :raises UserError: a restore was interrupted.
     """
     backup.check_restored(home)
     previous = _installed(home)

@@ -13,7 +13,7 @@ from airflow_provider_rtlake.clients.kafka import KafkaClient
 from airflow_provider_rtlake.clients.kafka_connect import KafkaConnectClient
 from airflow_provider_rtlake.clients.pinot import PinotController
 from airflow_provider_rtlake.exceptions import DeclarationError, NotFound
-from airflow_provider_rtlake.kit import health
+from airflow_provider_rtlake.kit import health, settings
 from airflow_provider_rtlake.kit.stack import Stack
 from airflow_provider_rtlake.lanes.dead_letters import fold
 from airflow_provider_rtlake.monitoring.catalogue import Sample
@@ -73,7 +73,7 @@ def services(stack: Stack) -> Iterator[Sample]:
 
     :param stack: the stack.
     """
-    wanted = [n for n, s in stack.services.items() if s.component in stack.components]
+    wanted = [n for n, s in stack.services.items() if s.component not in settings.MONITORING]
     for name, answer in health.check_all(stack, wanted, memory=False).items():
         # Under systemd the exporter may read no secret: then a service that asks for a login need only listen.
         up = _listens(stack.service(name).port) if answer.detail.startswith("UserError") else answer.healthy

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import tempfile
@@ -15,7 +16,8 @@ from typing import Any
 import pytest
 
 from airflow_provider_rtlake.commands import remove as removing
-from airflow_provider_rtlake.kit import playbook, settings, verbs
+from airflow_provider_rtlake.kit import health, playbook, settings, verbs
+from airflow_provider_rtlake.kit.stack import Stack
 
 ANSIBLE = Path(__file__).parents[2] / "ansible"
 GIVEN: dict[str, Any] = {
@@ -27,6 +29,10 @@ GIVEN: dict[str, Any] = {
     "rtlake_object_store": "minio",
     "rtlake_ready_seconds": 240,  # the default
     "rtlake_secrets_given": {"s3": "given-0123456789-abc"},
+    "grafana_enabled": "true",
+    "kafka_ui_enabled": True,
+    "superset_enabled": True,
+    "superset_port": 9999,
     "postgresql_major": "16",
     "kafka_retention_hours": 168,  # the default, of a role
     "common_log_backups": 4,
@@ -42,6 +48,12 @@ KEPT: dict[str, Any] = {
         if name not in ("rtlake_ready_seconds", "rtlake_secrets_given", "kafka_retention_hours")
     },
     "trino_config": {"a": "lakehouse,streaming,flink"},
+}
+
+SERVICES = {  # beside the components, of which there are none; "false" is no monitoring
+    "kafka-ui": ("kafka_ui", 8090),
+    "grafana": ("grafana", 3007),
+    "superset": ("superset", 9999),
 }
 
 
@@ -70,11 +82,24 @@ def test_what_was_given_is_kept_and_can_be_given_again(home: Path) -> None:
     kept = settings.load(home)
     assert kept.pop("rtlake_home") == str(home)
     assert kept == {**KEPT, "alertmanager_config": kept["alertmanager_config"]}
-    assert json.loads((home / "etc" / "stack.json").read_text())["services"] == {}, "'false' is no monitoring"
+    assert {n: (s.component, s.port) for n, s in Stack.load(home).services.items()} == SERVICES
     before = path.read_text()
     assert play(home, {n: v for n, v in kept.items() if n != "supervisor"}) == 0
     assert path.read_text() == before
     assert settings.load(home)["alertmanager_config"]["templates"] == ["{% raw %}{{ $labels.x }}{% endraw %}"]
+
+
+def test_every_service_beside_the_components_is_asked() -> None:
+    assert set(SERVICES) <= set(health.CHECKS)
+
+
+def test_a_taken_port_of_superset_is_found_before_anything_is_changed(home: Path) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        with pytest.raises(AssertionError, match=r"superset: superset\) is taken by"):
+            play(home, {**GIVEN, "superset_enabled": True, "superset_port": listener.getsockname()[1]})
+    assert not (home / "etc").exists()
 
 
 def installed(home: Path) -> None:
@@ -114,6 +139,15 @@ def test_a_removed_component_stays_away(
     removing.remove(["trino"])
     assert runs == [{"postgresql_major": "16", "rtlake_components": ["kafka"]}]
     assert not settings.remembered(tmp_path)
+
+
+def test_what_was_switched_on_is_switched_off(
+    tmp_path: Path, runs: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(removing.removing, "remove_components", lambda *_: [])
+    removing.remove(["superset", "monitoring"])
+    assert runs[0]["superset_enabled"] is runs[0]["rtlake_monitoring"] is False
+    assert runs[0]["rtlake_components"] == ["kafka", "trino"]
 
 
 def test_what_up_remembers_wins(tmp_path: Path, runs: list[dict[str, Any]]) -> None:

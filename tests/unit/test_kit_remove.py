@@ -84,6 +84,38 @@ def test_monitoring_goes_by_one_name(stack: Stack, tmp_path: Path) -> None:
     assert (stack.home / "etc" / "kafka").exists()
 
 
+def added(stack: Stack, **services: str) -> Stack:
+    more = {name: Service(name, component, 1, "", Path("log")) for name, component in services.items()}
+    return dataclasses.replace(stack, services={**stack.services, **more})
+
+
+def test_what_a_variable_switched_on_goes_by_its_name(stack: Stack, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="not installed: superset"):
+        remove.check_removable(stack, ["superset"])
+    for folder in ("etc/superset", "var/superset", "opt/superset-6"):
+        (stack.home / folder).mkdir()
+    stack = added(stack, superset="superset", grafana="grafana", **{"kafka-ui": "kafka_ui"})
+    kept = remove.remove_components(stack, ["superset", "grafana"], tmp_path / "lock.json")
+    assert kept == [str(stack.home / "var" / "superset")]
+    assert not (stack.home / "etc" / "superset").exists() and not (stack.home / "opt" / "superset-6").exists()
+    with pytest.raises(UserError, match="kafka_ui needs kafka"):
+        remove.check_removable(stack, ["kafka", "connect"])
+
+
+def test_monitoring_does_not_go_in_parts(stack: Stack) -> None:
+    with pytest.raises(UserError, match="prometheus: goes with the rest of monitoring"):
+        remove.check_removable(added(stack, prometheus="prometheus"), ["prometheus"])
+
+
+def test_minio_goes_by_its_name_where_it_is_the_store(stack: Stack, tmp_path: Path) -> None:
+    assert remove.as_components(stack, ["minio"]) == ["minio"], "not installed"
+    (stack.home / "opt" / "minio-v1").mkdir()
+    stack = dataclasses.replace(added(stack, s3="minio"), components=(*stack.components, "s3proxy"))
+    assert remove.as_components(stack, ["minio", "kafka"]) == ["s3proxy", "kafka"]
+    remove.remove_components(stack, ["s3proxy"], tmp_path / "lock.json")
+    assert not (stack.home / "opt" / "minio-v1").exists()
+
+
 def test_everything_goes_but_data_unless_told(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remove, "_accounts", list)  # of the machine that the tests run on
     kept = remove.remove_everything(stack, stack.home, data=False, environment=True)

@@ -249,6 +249,14 @@ def test_a_service_whose_secret_may_not_be_read_need_only_listen(monkeypatch: py
     assert shown == {"postgresql": 1, "s3": 0, "kafka": 0}
 
 
+def test_every_service_but_monitorings_own_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    roles = {"s3": "minio", "superset": "superset", "prometheus": "prometheus", "node-exporter": "exporters"}
+    services = {n: Service(n, role, 1, "", Path("log")) for n, role in roles.items()}
+    stack = Stack(Path("home"), Path("project"), "systemd", 0, ("s3proxy",), services, {})
+    monkeypatch.setattr(probes.health, "check_all", lambda _, names, **__: {n: Health(True, "") for n in names})
+    assert [sample.labels for sample in probes.services(stack)] == [("s3",), ("superset",)]
+
+
 @pytest.mark.parametrize(
     ("config", "topic"),
     [
