@@ -12,5 +12,5 @@ app = typer.Typer(rich_markup_mode=None)
 
 @app.command()
 def sbom() -> None:
-    """Write ansible/sbom.cdx.json (CycloneDX) from the two locks; 'rtlake lock' does it too."""
+    """Write ansible/sbom.cdx.json (CycloneDX) from the locks; 'rtlake lock' does it too."""
     typer.echo(str(boms.write(verbs.project())))

@@ -14,6 +14,8 @@ from airflow_provider_rtlake import __version__
 from airflow_provider_rtlake.kit.artifacts import LOCK_NAME, Artifact, Component, load_lock
 
 NAME = "sbom.cdx.json"
+# Files below requirements/ whose packages are installed, and what for.
+_REQUIREMENTS = {"lock.txt": "python", "superset.txt": "superset"}
 _PACKAGE = re.compile(r"^(?P<name>[A-Za-z0-9._-]+)(?:\[[^]]*])?==(?P<version>[^\s;\\]+)", re.MULTILINE)
 _NAMESPACE = uuid.UUID("6f0d0e5c-5d8b-5f0e-9a52-3c1f5b9f7a11")
 
@@ -66,25 +68,29 @@ def _version(artifact: Artifact) -> str:
     return re.split("==?", artifact.name)[1]
 
 
-def packages(requirements: str) -> Iterator[dict[str, Any]]:
-    """An entry for every Python package.
+def packages(requirements: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+    """An entry for every Python package; one that several environments have is listed once, with all their names.
 
-    :param requirements: the text of ``requirements/lock.txt``. Its hashes are those of all files of a release, of which
-        a machine takes one; they stay there.
+    :param requirements: what is installed → text of its requirements file. Its hashes are those of all files of a
+        release, of which a machine takes one; they stay there.
     """
-    for found in sorted(_PACKAGE.finditer(requirements), key=lambda f: f["name"].lower()):
-        reference = f"pkg:pypi/{found['name'].lower()}@{quote(found['version'])}"
+    users: dict[tuple[str, str], list[str]] = {}
+    for user, text in requirements.items():
+        for found in _PACKAGE.finditer(text):
+            users.setdefault((found["name"].lower(), found["version"]), []).append(user)
+    for (name, version), named in sorted(users.items()):
+        reference = f"pkg:pypi/{name}@{quote(version)}"
         yield {
             "type": "library",
             "bom-ref": reference,
-            "name": found["name"],
-            "version": found["version"],
+            "name": name,
+            "version": version,
             "purl": reference,
-            "properties": [{"name": "rtlake:component", "value": "python"}],
+            "properties": [{"name": "rtlake:component", "value": user} for user in named],
         }
 
 
-def render(lock: Mapping[str, Component], requirements: str) -> str:
+def render(lock: Mapping[str, Component], requirements: Mapping[str, str]) -> str:
     """The whole document; the same contents give the same text, so there is no time of making in it."""
     listed: list[dict[str, Any]] = [*_unique([*components(lock), *packages(requirements)])]
     serial = uuid.uuid5(_NAMESPACE, json.dumps(listed, sort_keys=True))
@@ -123,4 +129,4 @@ def write(project: Path) -> Path:
 def current(project: Path) -> str:
     """What the document of a checkout must be."""
     lock = load_lock(project / "ansible" / LOCK_NAME)
-    return render(lock, (project / "requirements" / "lock.txt").read_text())
+    return render(lock, {u: (project / "requirements" / name).read_text() for name, u in _REQUIREMENTS.items()})

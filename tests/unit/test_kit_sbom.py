@@ -40,11 +40,20 @@ def test_a_file_of_two_components_is_listed_once() -> None:
     assert entry["hashes"] == [{"alg": "SHA-256", "content": "0" * 64}]
 
 
+def test_a_package_of_two_environments_is_listed_once_for_each_version() -> None:
+    found = list(sbom.packages({"python": "Httpx==1 \\\n    --hash=x\nb[c]==2\n", "superset": "httpx==1\nb==3\n"}))
+    assert [(p["purl"], [u["value"] for u in p["properties"]]) for p in found] == [
+        ("pkg:pypi/b@2", ["python"]),
+        ("pkg:pypi/b@3", ["superset"]),
+        ("pkg:pypi/httpx@1", ["python", "superset"]),
+    ]
+
+
 def test_the_document_is_stable_and_follows_its_contents() -> None:
     lock = {"a": Component("a", "1", (artifact("maven", "org.x:lib:1.0"),))}
-    first = sbom.render(lock, "httpx==1 --hash=sha256:00\n")
-    assert sbom.render(lock, "httpx==1 --hash=sha256:00\n") == first
-    other = json.loads(sbom.render(lock, "httpx==2 --hash=sha256:00\n"))
+    first = sbom.render(lock, {"a": "httpx==1 --hash=sha256:00\n"})
+    assert sbom.render(lock, {"a": "httpx==1 --hash=sha256:00\n"}) == first
+    other = json.loads(sbom.render(lock, {"a": "httpx==2 --hash=sha256:00\n"}))
     assert other["serialNumber"] != json.loads(first)["serialNumber"]
 
 
@@ -56,8 +65,9 @@ def test_the_projects_document_is_current_and_complete() -> None:
     digests = {h["content"] for c in document["components"] for h in c.get("hashes", [])}
     lock = artifacts.load_lock(PROJECT / "ansible" / artifacts.LOCK_NAME)
     assert {a.sha256 for c in lock.values() for a in c.artifacts} <= digests
-    names = {c["name"] for c in document["components"]}
-    pinned = re.findall(r"^([A-Za-z0-9._-]+)==", (PROJECT / "requirements" / "lock.txt").read_text(), re.MULTILINE)
-    assert pinned and set(pinned) <= names
+    names = {c["name"].lower() for c in document["components"]}
+    for file in ("lock.txt", "superset.txt"):
+        pinned = re.findall(r"^([A-Za-z0-9._-]+)==", (PROJECT / "requirements" / file).read_text(), re.MULTILINE)
+        assert pinned and {name.lower() for name in pinned} <= names
     references = [c["bom-ref"] for c in document["components"]]
     assert len(references) == len(set(references))
