@@ -247,9 +247,10 @@ def _local_timestamp(value: str, *, in_millis: bool) -> str:
 
 
 def _zoned_timestamp(value: str) -> str:
-    # 2026-11-21T05:11:12.123456Z, always UTC, with as many digits as needed; "infinity" and "-infinity"
+    # 2026-11-21T05:11:12.123456Z, always UTC, with as many digits as needed; "infinity" and "-infinity". Any other
+    # text gives null: the column may have become one of texts while the lane runs
     seconds = f"TRY_CAST(REPLACE(SUBSTRING({value} FROM 1 FOR 19), 'T', ' ') AS TIMESTAMP(0))"
-    millis = f"CAST(RPAD(REPLACE(SUBSTRING({value} FROM 21), 'Z', ''), 3, '0') AS BIGINT)"
+    millis = f"TRY_CAST(RPAD(REPLACE(SUBSTRING({value} FROM 21), 'Z', ''), 3, '0') AS BIGINT)"
     return (
         f"CASE {value} WHEN 'infinity' THEN {INFINITE_MS} WHEN '-infinity' THEN -{INFINITE_MS} "
         f"ELSE EXTRACT(EPOCH FROM {seconds}) * 1000 + {millis} END"

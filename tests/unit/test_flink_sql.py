@@ -188,6 +188,19 @@ def test_each_type_is_converted(column: Column, expected: str) -> None:
     assert expected in realtime_job(SALES, schema, SETTINGS).insert
 
 
+TYPES = ["smallint", "integer", "bigint", "real", "double precision", "numeric", "money", "boolean", "date", "jsonb"]
+TIMES = ["timestamp without time zone", "timestamp with time zone", "time without time zone", "interval", "uuid"]
+
+
+def test_no_text_of_a_value_can_end_the_lane() -> None:
+    """A CAST throws where the text is none of its type, and the job would restart for ever."""
+    columns = tuple(Column(name, name) for name in [*TYPES, *TIMES])
+    job = realtime_job(SALES, dataclasses.replace(SCHEMA, columns=(*SCHEMA.columns, *columns)), SETTINGS)
+    unsafe = re.findall(r"(?<!TRY_)CAST\((.{20})", job.insert)
+    safe = ("'NaN'", "'Infinity'", "'-Infinity'", "`topic_", "`message_headers`", "NULL")
+    assert [text for text in unsafe if not text.startswith(safe)] == []
+
+
 def test_the_refill_is_the_lane_over_another_topic() -> None:
     lane = realtime_job(SALES, SCHEMA, SETTINGS)
     refill = refill_job(SALES, lane, "copy")
