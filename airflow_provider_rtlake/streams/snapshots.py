@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+
+from pydantic import BaseModel, field_validator
 
 from airflow_provider_rtlake.clients.kafka import KafkaClient
 from airflow_provider_rtlake.streams.connect_config import EPOCH_HEADER, Epoch, table_pattern
@@ -48,17 +50,12 @@ def read_progress(kafka: KafkaClient, connector: Connector, epoch: Epoch) -> Sna
     """
     done = False
     rows: dict[str, int] = {}
-    for _, value, headers in kafka.read_all(connector.notification_topic):
-        if value is None or headers.get(EPOCH_HEADER, "").strip('"') != epoch.text:
+    for written_in, told in _notifications(kafka, connector):
+        if written_in != epoch or told.aggregate_type != "Initial Snapshot":
             continue
-        told = json.loads(value)
-        told = told.get("payload", told)
-        if told.get("aggregate_type") != "Initial Snapshot":
-            continue
-        more = told.get("additional_data") or {}
-        if told["type"] == "TABLE_SCAN_COMPLETED" and more.get("status") == "SUCCEEDED":
-            rows[more["scanned_collection"]] = int(more.get("total_rows_scanned") or 0)
-        done = done or told["type"] in ("COMPLETED", "SKIPPED")
+        if told.whole_table:
+            rows[told.whole_table] = told.additional_data.total_rows_scanned or 0
+        done = done or told.type in ("COMPLETED", "SKIPPED")
     return SnapshotProgress(done, rows)
 
 
@@ -69,21 +66,50 @@ def whole_snapshot(kafka: KafkaClient, stream: Stream) -> tuple[int, int] | None
     :param stream: the table.
     :return: number of the epoch, and milliseconds since 1970.
     """
-    newest: tuple[int, int] | None = None
-    for _, value, headers in kafka.read_all(stream.connector.notification_topic):
-        if value is None:
+    wanted = notified_name(stream)
+    told = [
+        (epoch.number, told.timestamp or 0)
+        for epoch, told in _notifications(kafka, stream.connector)
+        if told.whole_table == wanted
+    ]
+    return max(told, default=None)
+
+
+class _Details(BaseModel):
+    scanned_collection: str | None = None
+    status: str | None = None
+    total_rows_scanned: int | None = None
+
+
+class _Notification(BaseModel):
+    type: str
+    aggregate_type: str | None = None
+    additional_data: _Details = _Details()
+    timestamp: int | None = None
+
+    @field_validator("additional_data", mode="before")
+    @classmethod
+    def _none(cls, value: object) -> object:
+        return value or {}
+
+    @property
+    def whole_table(self) -> str | None:
+        """The table that a snapshot has read to its end, where it tells of one."""
+        whole = self.type == "TABLE_SCAN_COMPLETED" and self.additional_data.status == "SUCCEEDED"
+        return self.additional_data.scanned_collection if whole else None
+
+
+def _notifications(kafka: KafkaClient, connector: Connector) -> Iterator[tuple[Epoch, _Notification]]:
+    """What Debezium told, and in which epoch. The topic is kept for ever, so what is none is passed over."""
+    for _, value, headers in kafka.read_all(connector.notification_topic):
+        try:
+            epoch = Epoch.parse(headers.get(EPOCH_HEADER, "").strip('"'))
+            told = json.loads(value or b"")
+            told = told.get("payload", told) if isinstance(told, dict) else told
+            notification = _Notification.model_validate(told)
+        except ValueError:  # without an epoch, not JSON, or nothing that Debezium tells
             continue
-        told = json.loads(value)
-        told = told.get("payload", told)
-        more = told.get("additional_data") or {}
-        whole = told["type"] == "TABLE_SCAN_COMPLETED" and more.get("status") == "SUCCEEDED"
-        if whole and more.get("scanned_collection") == notified_name(stream):
-            try:
-                number = Epoch.parse(headers.get(EPOCH_HEADER, "").strip('"')).number
-            except ValueError:
-                continue
-            newest = max(newest or (0, 0), (number, int(told.get("timestamp") or 0)))
-    return newest
+        yield epoch, notification
 
 
 def ask_for_snapshot(kafka: KafkaClient, connector: Connector, streams: Sequence[Stream]) -> None:
