@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from airflow_provider_rtlake.clients.pinot import Ingestion, PinotController
-from airflow_provider_rtlake.exceptions import NotFound, ServiceError, TableIncompatible, WaitTimeout
+from airflow_provider_rtlake.exceptions import (
+    NotFound,
+    RtlakeError,
+    ServiceError,
+    TableIncompatible,
+    TerminalError,
+    TransientError,
+    WaitTimeout,
+)
 from airflow_provider_rtlake.pinot_config.model import PinotTable
 from airflow_provider_rtlake.pinot_config.plan import Actual, Plan, make_plan, merged_table
 from airflow_provider_rtlake.pinot_config.render import Rendered, Topic, render
@@ -54,6 +62,35 @@ class Applied:
             f"{self.plan.rendered.name} was rebuilt from the topic {topic}, which may lack older messages;"
             " `rtlake stream backfill TABLE` refills it from bronze"
         )
+
+    def as_dict(self) -> dict[str, Any]:
+        """As plain values, for XCom and ``--json``."""
+        return self.plan.as_dict() | {"rebuilt": self.rebuilt}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of several tables.
+
+    :param applied: those that are as declared now.
+    :param problems: declared name of each other one → why it is not.
+    """
+
+    applied: tuple[Applied, ...]
+    problems: Mapping[str, RtlakeError]
+
+    def raise_problems(self) -> None:
+        """Do nothing where every table is as declared.
+
+        :raises TransientError: with all problems, of which some may pass.
+        :raises TerminalError: with all problems; none will pass by itself.
+        """
+        if not self.problems:
+            return
+        kind = TransientError if any(isinstance(e, TransientError) for e in self.problems.values()) else TerminalError
+        count = len(self.problems)
+        lines = [f"{name}: {error}" for name, error in self.problems.items()]
+        raise kind("\n".join([f"{count} of {count + len(self.applied)} Pinot tables are not as declared:", *lines]))
 
 
 class PinotDeployment:
@@ -104,7 +141,34 @@ class PinotDeployment:
         :raises TableIncompatible: only a rebuild can do it, and it was not asked for.
         :raises WaitTimeout: ingestion did not begin in time; the message holds the server's reason.
         """
-        plan = self.plan(table)
+        return self._bring(self.plan(table), rebuild, wait)
+
+    def apply_all(self, tables: Iterable[PinotTable], *, rebuild: bool = False, wait: float | None = 120.0) -> Outcome:
+        """Bring several tables to their declarations. One that cannot be does not keep the others from it.
+
+        All are looked at before the first one is changed.
+
+        :param tables: the declarations.
+        :param rebuild: see :meth:`apply`.
+        :param wait: see :meth:`apply`.
+        :raises ServiceUnavailable: Pinot or Kafka does not answer; nothing was changed.
+        """
+        plans: dict[str, Plan] = {}
+        applied: list[Applied] = []
+        problems: dict[str, RtlakeError] = {}
+        for table in tables:
+            try:
+                plans[table.table] = self.plan(table)
+            except TerminalError as error:
+                problems[table.table] = error
+        for name, plan in plans.items():
+            try:
+                applied.append(self._bring(plan, rebuild, wait))
+            except RtlakeError as error:
+                problems[name] = error
+        return Outcome(tuple(applied), problems)
+
+    def _bring(self, plan: Plan, rebuild: bool, wait: float | None) -> Applied:
         for line in plan.lines():
             self.log(f"{plan.rendered.name}: {line}")
         rebuilt = self._allow_rebuild(plan, rebuild)

@@ -175,19 +175,22 @@ def apply(
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
-    """Bring topics, schemas and tables to what is declared, and wait until they are consumed."""
+    """Bring topics, schemas and tables to what is declared, and wait until they are consumed.
+
+    A table that cannot be changed in place does not keep the others from it; the exit code is 1 then.
+    """
     stack = Stack.load(home)
     tables = _gather(stack, tables_dir, connectors_dir, declared_only, names)
-    done, hints = [], []
     with ExitStack() as exit_stack:
-        deployment = _deployment(stack, exit_stack, quiet=as_json)
-        for table in tables:
-            applied = deployment.apply(table, rebuild=rebuild, wait=wait)
-            done.append(applied.plan.as_dict() | {"rebuilt": applied.rebuilt})
-            hints += [applied.hint] if applied.hint else []
+        outcome = _deployment(stack, exit_stack, quiet=as_json).apply_all(tables, rebuild=rebuild, wait=wait)
+    done = [applied.as_dict() for applied in outcome.applied]
+    hints = [applied.hint for applied in outcome.applied if applied.hint]
     changed = any(entry["changed"] for entry in done)
     lines = [f"{entry['table']}: {'changed' if entry['changed'] else 'as declared'}" for entry in done]
-    _print({"ok": True, "changed": changed, "tables": done, "hints": hints}, [*lines, *hints], as_json)
+    problems = {name: str(error) for name, error in outcome.problems.items()}
+    result = {"ok": not problems, "changed": changed, "tables": done, "hints": hints, "problems": problems}
+    _print(result, [*lines, *hints], as_json)
+    outcome.raise_problems()
 
 
 @app.command()

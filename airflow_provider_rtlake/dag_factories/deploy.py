@@ -12,6 +12,8 @@ from airflow_provider_rtlake.streams.model import Connector
 DOC = """
 Compares what runs with what is declared and changes the difference; a second run changes nothing.
 The order: connectors, then the bronze lanes beside the Pinot tables, then the real-time lanes.
+A Pinot table that cannot be changed in place holds up only its own lane: all others are deployed, then both tasks
+fail and name it.
 
 | parameter | |
 | --- | --- |
@@ -76,8 +78,11 @@ def deploy_dag(dag_file: str, connectors: Sequence[Connector]) -> DAG:
             lane="realtime",
             dry_run=dry_run,
             prune=prune,
-            doc_md="Flink jobs that feed Pinot's topics.",
+            pinot_task_id=pinot.task_id,
+            # Also where some Pinot tables could not be brought about: their lanes stay as they are
+            trigger_rule="all_done_min_one_success",
+            doc_md="Flink jobs that feed Pinot's topics; a lane waits until its Pinot table is as declared.",
         )
-        capture >> [bronze, pinot]
+        capture >> [bronze, pinot, realtime]
         pinot >> realtime
     return dag

@@ -13,7 +13,14 @@ from typing import Any
 from airflow.providers.common.compat.sdk import BaseOperator, Context, conf
 
 from airflow_provider_rtlake.clients.flink import FlinkClient, JobState
-from airflow_provider_rtlake.exceptions import JobFailed, JobNotFound, RtlakeError, UserError, WaitTimeout
+from airflow_provider_rtlake.exceptions import (
+    JobFailed,
+    JobNotFound,
+    RtlakeError,
+    TerminalError,
+    UserError,
+    WaitTimeout,
+)
 from airflow_provider_rtlake.flink_sql.job import RenderedJob, job_id_for
 from airflow_provider_rtlake.flink_sql.script import script_job
 from airflow_provider_rtlake.hooks.flink import FlinkHook
@@ -31,9 +38,11 @@ from airflow_provider_rtlake.lanes.jobs import (
 from airflow_provider_rtlake.lanes.lanes import lanes_of, select
 from airflow_provider_rtlake.links.flink import FlinkJobLink
 from airflow_provider_rtlake.operators.errors import no_retry_of_terminal_errors
+from airflow_provider_rtlake.operators.pinot import NOT_AS_DECLARED
 from airflow_provider_rtlake.operators.values import truth
 from airflow_provider_rtlake.pinot_config.gather import declared_types
 from airflow_provider_rtlake.streams.load import load_connectors
+from airflow_provider_rtlake.streams.model import Connector
 from airflow_provider_rtlake.triggers.flink import FlinkJobTrigger, look_at_job
 
 
@@ -492,6 +501,9 @@ class FlinkApplyLanesOperator(_FlinkOperator):
     :param prune: stop jobs of lanes that are no longer declared (templated).
     :param accept_gap: go on although Kafka lost messages that bronze never read (templated).
     :param dry_run: only return the plan (templated).
+    :param pinot_task_id: the ``PinotApplyTablesOperator`` that ran before. The lanes of tables that it could not bring
+        about stay as they are, the others are applied, and then this task fails too; give it a trigger rule that lets
+        it run after that failure. None asks nobody.
     :param wait_seconds: for each job's stop and start.
     :param kafka_conn_id: connection id of the brokers (templated).
     :param nessie_conn_id: connection id of the catalog (templated).
@@ -524,6 +536,7 @@ class FlinkApplyLanesOperator(_FlinkOperator):
         prune: bool | str = False,
         accept_gap: bool | str = False,
         dry_run: bool | str = False,
+        pinot_task_id: str | None = None,
         wait_seconds: float = 300.0,
         kafka_conn_id: str = "rtlake_kafka",
         nessie_conn_id: str = "rtlake_nessie",
@@ -538,6 +551,7 @@ class FlinkApplyLanesOperator(_FlinkOperator):
         self.prune = prune
         self.accept_gap = accept_gap
         self.only_plan = dry_run
+        self.pinot_task_id = pinot_task_id
         self.wait_seconds = wait_seconds
         self.kafka_conn_id = kafka_conn_id
         self.nessie_conn_id = nessie_conn_id
@@ -552,6 +566,7 @@ class FlinkApplyLanesOperator(_FlinkOperator):
             raise UserError(f"lane must be bronze or realtime, not {self.lane!r}")
         kinds = {"bronze": ["bronze", "transactions"], "realtime": ["realtime"]}.get(str(self.lane), [])
         connectors = load_connectors(self.folder)
+        waiting = self._without_pinot_table(context)
         schemas = {stream.source: schema for stream, schema in captured_of(Path(self.folder))}
         settings = self.hook.lane_settings(
             kafka_conn_id=self.kafka_conn_id, nessie_conn_id=self.nessie_conn_id, s3_conn_id=self.s3_conn_id
@@ -570,11 +585,33 @@ class FlinkApplyLanesOperator(_FlinkOperator):
             if applied.job_id:
                 FlinkJobLink.persist(context, self.hook.job_url(applied.job_id))
 
-        chosen = select(lanes, list(self.tables), kinds)
+        kept = {source for source, names in _pinot_tables(connectors).items() if names & waiting}
+        asked = select(lanes, list(self.tables), kinds)
+        chosen = [lane for lane in asked if lane.kind != "realtime" or lane.source not in kept]
         done = runner.apply_all(chosen, dry_run=plan_only, accept_gap=accept_gap, timeout=self.wait_seconds, told=told)
         prefixes = [connector.topic_prefix for connector in connectors] if prune else []
         pruned = [job.name for job in runner.prune(lanes, prefixes, dry_run=plan_only)] if prefixes else []
         for name in pruned:
             self.log.info("%s: not declared, stopped", name)
+        if waiting:
+            raise TerminalError(
+                f"the Pinot tables {', '.join(sorted(waiting))} are not as declared, see task {self.pinot_task_id}; "
+                f"lanes that stay as they are until then: {', '.join(sorted(kept)) or 'none'}; all others were applied"
+            )
         changed = bool(made or pruned) or any(applied.changed for applied in done)
         return {"changed": changed, "lanes": [applied.as_dict() for applied in done], "pruned": pruned}
+
+    def _without_pinot_table(self, context: Context) -> set[str]:
+        """Pinot tables that the task before could not bring about."""
+        if self.pinot_task_id is None:
+            return set()
+        told = context["ti"].xcom_pull(task_ids=self.pinot_task_id, key=NOT_AS_DECLARED)
+        if told is None:
+            raise TerminalError(f"task {self.pinot_task_id} did not come to its end; clear it, and this one with it")
+        return set(told)
+
+
+def _pinot_tables(connectors: Sequence[Connector]) -> dict[str, set[str]]:
+    """The names of the Pinot tables that each captured table's real-time lane feeds."""
+    streams = [stream for connector in connectors for stream in connector.streams]
+    return {stream.source: {str(stream.pinot_current), str(stream.pinot_history)} for stream in streams}

@@ -27,6 +27,8 @@ from airflow_provider_rtlake.pinot_config.model import PinotTable
 from airflow_provider_rtlake.streams.load import load_connectors
 from airflow_provider_rtlake.triggers.pinot import PinotIngestionTrigger
 
+NOT_AS_DECLARED = "not_as_declared"  # XCom of the tables that an apply could not bring about
+
 
 class _PinotOperator(BaseOperator):
     """What all of them share.
@@ -89,6 +91,9 @@ class _PinotOperator(BaseOperator):
 
 class PinotApplyTablesOperator(_PinotOperator):
     """Bring Pinot tables, their schemas and topics to what is declared. A second run changes nothing.
+
+    A table that cannot be changed in place does not keep the others from it: the task fails at its end, naming all of
+    them, and they are in the XCom ``not_as_declared``.
 
     :param tables_folder: folder of ``pinot_tables/*.yaml`` (templated).
     :param connectors_folder: folder of ``connectors/*.yaml``: captured tables without a file of their own get
@@ -153,13 +158,15 @@ class PinotApplyTablesOperator(_PinotOperator):
         PinotTableLink.persist(context, self.hook.controller_url, only_table)
         if truth(self.only_plan, "dry_run"):
             plans = [self.deployment.plan(table).as_dict() for table in tables]
+            context["ti"].xcom_push(key=NOT_AS_DECLARED, value=[])
             return {"changed": any(plan["changed"] for plan in plans), "tables": plans, "dry_run": True}
-        done = []
-        for table in tables:
-            applied = self.deployment.apply(table, rebuild=truth(self.rebuild, "rebuild"), wait=None)
-            done.append(applied.plan.as_dict() | {"rebuilt": applied.rebuilt})
+        outcome = self.deployment.apply_all(tables, rebuild=truth(self.rebuild, "rebuild"), wait=None)
+        for applied in outcome.applied:
             if applied.hint:
                 self.log.warning("%s", applied.hint)
+        context["ti"].xcom_push(key=NOT_AS_DECLARED, value=list(outcome.problems))
+        outcome.raise_problems()
+        done = [applied.as_dict() for applied in outcome.applied]
         result = {"changed": any(entry["changed"] for entry in done), "tables": done}
         self._wait({table.full_name: table.kafka.partitions for table in tables}, result)
         return result

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlsplit
@@ -13,14 +14,20 @@ from airflow.providers.common.compat.sdk import AirflowFailException, TaskDeferr
 from airflow.sdk import Connection
 
 from airflow_provider_rtlake.exceptions import WaitTimeout
+from airflow_provider_rtlake.flink_sql.settings import LaneSettings
 from airflow_provider_rtlake.hooks.flink import FlinkHook
+from airflow_provider_rtlake.lanes.lanes import LaneRunner
 from airflow_provider_rtlake.links.flink import FlinkJobLink
 from airflow_provider_rtlake.operators.flink import (
+    FlinkApplyLanesOperator,
     FlinkRunSqlOperator,
     FlinkStopJobOperator,
     FlinkTriggerSavepointOperator,
 )
+from airflow_provider_rtlake.operators.pinot import NOT_AS_DECLARED
 from airflow_provider_rtlake.sensors.flink import FlinkCheckpointSensor, FlinkJobSensor
+from airflow_provider_rtlake.streams.load import load_connectors
+from airflow_provider_rtlake.streams.schema import Column, TableSchema
 from airflow_provider_rtlake.triggers.flink import FlinkCheckpointTrigger, FlinkJobTrigger
 from tests.unit.flink_server import State, flink_server
 
@@ -31,6 +38,10 @@ TRACE = "java.lang.RuntimeException: outer\n\tat a.b\nCaused by: java.io.IOExcep
 class Instance(SimpleNamespace):
     """The part of Airflow's task instance that an operator sees."""
 
+    def xcom_pull(self, *, task_ids: str, key: str) -> Any:
+        """What the task before has pushed."""
+        return self.told.get((task_ids, key))
+
     def xcom_push(self, key: str, value: Any) -> None:
         """Keep it."""
         self.pushed[key] = value
@@ -38,7 +49,7 @@ class Instance(SimpleNamespace):
 
 @pytest.fixture
 def context() -> Any:
-    return {"ti": Instance(dag_id="d", run_id="r", task_id="t", map_index=-1, try_number=1, pushed={})}
+    return {"ti": Instance(dag_id="d", run_id="r", task_id="t", map_index=-1, try_number=1, pushed={}, told={})}
 
 
 @pytest.fixture
@@ -223,3 +234,61 @@ def test_the_connection_is_tested_with_a_real_request(flink: State) -> None:
     ok, message = FlinkHook().test_connection()
     assert not ok
     assert "/overview" in message
+
+
+DECLARED = """
+connector: shop
+topic_prefix: shop
+tables:
+  public.a: {}
+  public.b: {realtime: {history_table: changes}}
+  public.c: {realtime: false}
+"""
+
+
+@pytest.fixture
+def apply_lanes(flink: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FlinkApplyLanesOperator:
+    """The deployment's task for the real-time lanes, after one for the Pinot tables."""
+    (tmp_path / "connectors").mkdir()
+    (tmp_path / "connectors" / "shop.yaml").write_text(DECLARED)
+    folder = str(tmp_path / "connectors")
+    columns = (Column("id", "bigint", nullable=False),)
+    captured = [
+        (stream, TableSchema("public", stream.table_name, columns, ("id",), "full"))
+        for connector in load_connectors(folder)
+        for stream in connector.streams
+    ]
+    settings = LaneSettings(bootstrap="b:1", nessie_uri="http://n", s3_endpoint="http://s")
+    monkeypatch.setattr("airflow_provider_rtlake.operators.flink.captured_of", lambda _: captured)
+    monkeypatch.setattr(FlinkHook, "lane_settings", lambda *_, **__: settings)
+    monkeypatch.setattr(
+        FlinkHook, "lane_runner", lambda hook, settings, **_: LaneRunner(hook.client, settings, SimpleNamespace())
+    )
+    monkeypatch.setattr(LaneRunner, "make_topics", lambda *_: [])
+    return FlinkApplyLanesOperator(
+        task_id="l", folder=folder, lane="realtime", pinot_task_id="pinot_tables", wait_seconds=5
+    )
+
+
+def names(state: State) -> set[str]:
+    return {job["name"] for job in state.jobs.values()}
+
+
+def test_only_the_lane_of_a_pinot_table_that_is_not_as_declared_waits(
+    flink: State, context: Any, apply_lanes: FlinkApplyLanesOperator
+) -> None:
+    context["ti"].told["pinot_tables", NOT_AS_DECLARED] = ["changes", "a_table_of_somebody_else"]
+    with pytest.raises(AirflowFailException, match=r"a_table_of_somebody_else, changes .*then: public\.b; all others"):
+        apply_lanes.execute(context)
+    assert names(flink) == {"realtime.shop.public.a"}
+    context["ti"].told["pinot_tables", NOT_AS_DECLARED] = []
+    assert apply_lanes.execute(context)["changed"]
+    assert names(flink) == {"realtime.shop.public.a", "realtime.shop.public.b"}
+
+
+def test_no_lane_is_touched_where_the_pinot_task_did_not_end(
+    flink: State, context: Any, apply_lanes: FlinkApplyLanesOperator
+) -> None:
+    with pytest.raises(AirflowFailException, match="task pinot_tables did not come to its end"):
+        apply_lanes.execute(context)
+    assert not flink.jobs

@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from airflow.providers.common.compat.sdk import AirflowFailException
+from typer.testing import CliRunner
 
 from airflow_provider_rtlake.clients.pinot import PinotBroker, PinotController, _result
 from airflow_provider_rtlake.clients.pinot_apply import PinotDeployment
+from airflow_provider_rtlake.commands import pinot as commands
 from airflow_provider_rtlake.exceptions import (
     NotFound,
     QueryFailed,
     RequestRefused,
     ServiceUnavailable,
     TableIncompatible,
+    TerminalError,
+    TransientError,
     UserError,
     WaitTimeout,
 )
+from airflow_provider_rtlake.operators.pinot import NOT_AS_DECLARED, PinotApplyTablesOperator
 from airflow_provider_rtlake.pinot_config.load import load_text
+from airflow_provider_rtlake.pinot_config.model import PinotTable
 from airflow_provider_rtlake.pinot_config.render import Topic
 from tests.unit.fake_pinot import FakeController
 
@@ -153,6 +163,79 @@ def test_incompatible_change_is_refused_and_offers_a_rebuild(fake: FakeControlle
     applied = deployment.apply(other, rebuild=True, wait=5)
     assert applied.rebuilt and "rtlake stream backfill" in str(applied.hint)
     assert not deployment.apply(other, wait=5).changed
+
+
+def three() -> list[PinotTable]:
+    """One that only a rebuild can bring about, one for a newer server, and one that is right."""
+    retyped = load_text(TEXT.replace("quantity: {type: INT", "quantity: {type: LONG"))
+    newer = retyped.model_copy(update={"table": "newer", "database": "x"})
+    return [retyped, newer, load_text(TEXT).model_copy(update={"table": "good"})]
+
+
+def test_a_table_that_cannot_be_applied_keeps_no_other_from_it(
+    fake: FakeController, deployment: PinotDeployment
+) -> None:
+    deployment.apply(load_text(TEXT), wait=5)
+    outcome = deployment.apply_all(three(), wait=5)
+    assert [applied.plan.rendered.name for applied in outcome.applied] == ["good"] and "good" in fake.tables
+    with pytest.raises(TerminalError) as caught:
+        outcome.raise_problems()
+    told = str(caught.value)
+    assert told.startswith("2 of 3 Pinot tables are not as declared:\n")
+    assert f"rtlake pinot apply {NAME} --rebuild" in told and "newer: table newer: database 'x' needs Pinot 1.2" in told
+    assert "good" not in told
+
+
+def test_all_tables_are_looked_at_before_one_is_changed(fake: FakeController, deployment: PinotDeployment) -> None:
+    fake.faults["GET /schemas/good"] = [(503, "starting")] * 2
+    with pytest.raises(ServiceUnavailable):
+        deployment.apply_all([load_text(TEXT), three()[2]], wait=5)
+    assert all(call.startswith("GET") for call in fake.calls) and not deployment.topics.held
+
+
+def test_a_problem_that_may_pass_is_left_to_a_retry(fake: FakeController, deployment: PinotDeployment) -> None:
+    fake.states["1"] = "gone"
+    outcome = deployment.apply_all(three(), wait=0.1)
+    assert {NAME, "good", "newer"} == set(outcome.problems) and {NAME, "good"} == set(fake.tables)
+    with pytest.raises(TransientError, match="__1__0__"):
+        outcome.raise_problems()
+
+
+def run_apply(deployment: PinotDeployment, monkeypatch: pytest.MonkeyPatch) -> tuple[PinotApplyTablesOperator, Any]:
+    task = PinotApplyTablesOperator(task_id="t")
+    monkeypatch.setattr(task, "declared", three)
+    hook = SimpleNamespace(controller_url="http://pinot", close=lambda: None, unhealthy=lambda tables: {})
+    vars(task).update(deployment=deployment, hook=hook)  # what the connection would give
+    pushed: dict[str, Any] = {}
+    return task, {"ti": SimpleNamespace(xcom_push=lambda key, value: pushed.update({key: value}), pushed=pushed)}
+
+
+def test_the_operator_fails_at_its_end_and_tells_which_tables(
+    fake: FakeController, deployment: PinotDeployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deployment.apply(load_text(TEXT), wait=5)
+    task, context = run_apply(deployment, monkeypatch)
+    with pytest.raises(AirflowFailException, match="2 of 3 Pinot tables"):
+        task.execute(context)
+    assert "good" in fake.tables and set(context["ti"].pushed[NOT_AS_DECLARED]) == {NAME, "newer"}
+    task.rebuild = True
+    with pytest.raises(AirflowFailException, match="1 of 3 Pinot tables"):
+        task.execute(context)
+    assert context["ti"].pushed[NOT_AS_DECLARED] == ["newer"]
+
+
+def test_the_command_applies_what_it_can_and_then_fails(
+    fake: FakeController, deployment: PinotDeployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deployment.apply(load_text(TEXT), wait=5)
+    monkeypatch.setattr(commands.Stack, "load", lambda home: None)
+    monkeypatch.setattr(commands, "_gather", lambda *_: tuple(three()))
+    monkeypatch.setattr(commands, "_deployment", lambda *_, **__: deployment)
+    done = CliRunner().invoke(commands.app, ["apply", "--json"])
+    told = json.loads(done.stdout)
+    assert done.exit_code == 1 and isinstance(done.exception, TerminalError)
+    assert not told["ok"] and told["changed"] and set(told["problems"]) == {NAME, "newer"}
+    assert [entry["table"] for entry in told["tables"]] == ["good"] and "good" in fake.tables
 
 
 def test_delete_is_idempotent_and_keeps_the_topic(deployment: PinotDeployment) -> None:
