@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
+from airflow_provider_rtlake.exceptions import DeclarationError
 from airflow_provider_rtlake.streams.model import Connector, Stream
 from airflow_provider_rtlake.streams.schema import TableSchema
 from airflow_provider_rtlake.streams.source import introspect
@@ -11,19 +12,28 @@ from airflow_provider_rtlake.streams.source_access import SourceAccess
 
 
 def captured_tables(
-    connectors: Iterable[Connector], access: Callable[[str], SourceAccess]
+    connectors: Iterable[Connector], access: Callable[[str], SourceAccess], only: Collection[str] | None = None
 ) -> list[tuple[Stream, TableSchema]]:
-    """Every captured table with its structure, in the order of the declarations.
+    """Captured tables with their structure, in the order of the declarations. A source is asked only where needed.
 
     :param connectors: the declarations.
     :param access: connection id → how the source is reached.
+    :param only: these tables, as declared; None means all.
     :raises DeclarationError: a declaration does not fit its source.
     :raises ServiceUnavailable: a source does not answer.
     """
     result = []
     for connector in connectors:
+        streams = [stream for stream in connector.streams if only is None or stream.source in only]
+        if not streams:
+            continue
         door = access(connector.database.connection).for_connector(connector)
         with door.connect() as connection:
-            schemas = introspect(connection, connector.streams)
-        result += [(stream, schemas[stream.source]) for stream in connector.streams]
+            try:
+                schemas = introspect(connection, streams)
+            except DeclarationError as error:
+                raise DeclarationError(
+                    [f"connector {connector.connector}: {text}" for text in error.problems]
+                ) from error
+        result += [(stream, schemas[stream.source]) for stream in streams]
     return result

@@ -20,7 +20,7 @@ from airflow_provider_rtlake.clients.pinot_topics import PinotTopics
 from airflow_provider_rtlake.commands._folders import CONNECTORS, TABLES, ConnectorsDir, TablesDir
 from airflow_provider_rtlake.exceptions import UserError
 from airflow_provider_rtlake.kit.stack import Stack
-from airflow_provider_rtlake.pinot_config.gather import gather
+from airflow_provider_rtlake.pinot_config.gather import feeding, gather
 from airflow_provider_rtlake.pinot_config.model import PinotTable
 from airflow_provider_rtlake.pinot_config.render import render
 from airflow_provider_rtlake.pinot_config.script import files
@@ -52,7 +52,7 @@ def _print(result: dict[str, Any], lines: Iterable[str], as_json: bool) -> None:
         typer.echo(line)
 
 
-def _captured(stack: Stack, directory: Path) -> list[tuple[Stream, TableSchema]]:
+def _captured(stack: Stack, directory: Path, names: list[str]) -> list[tuple[Stream, TableSchema]]:
     def access(conn_id: str) -> SourceAccess:
         connection = stack.connection(conn_id)
         return SourceAccess.of_connection(
@@ -64,7 +64,8 @@ def _captured(stack: Stack, directory: Path) -> list[tuple[Stream, TableSchema]]
             extra=connection.extra,
         )
 
-    return captured_tables(load_connectors(directory), access)
+    connectors = load_connectors(directory)
+    return captured_tables(connectors, access, feeding(connectors, names))
 
 
 def _controller(stack: Stack) -> PinotController:
@@ -85,7 +86,7 @@ def _deployment(stack: Stack, exit_stack: ExitStack, quiet: bool) -> PinotDeploy
 def _gather(
     stack: Stack, tables_dir: Path, connectors_dir: Path, declared_only: bool, names: list[str] | None
 ) -> tuple[PinotTable, ...]:
-    captured = [] if declared_only else _captured(stack, connectors_dir)
+    captured = [] if declared_only else _captured(stack, connectors_dir, names or [])
     return gather(tables_dir, captured, names or ())
 
 

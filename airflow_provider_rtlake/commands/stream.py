@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,18 +16,26 @@ from airflow_provider_rtlake.clients.flink import FlinkClient
 from airflow_provider_rtlake.clients.kafka import KafkaClient
 from airflow_provider_rtlake.clients.pinot import PinotBroker
 from airflow_provider_rtlake.commands._folders import CONNECTORS, TABLES, ConnectorsDir, TablesDir
-from airflow_provider_rtlake.exceptions import UserError
+from airflow_provider_rtlake.exceptions import DeclarationError, ServiceUnavailable, UserError
 from airflow_provider_rtlake.flink_sql.settings import LaneSettings
 from airflow_provider_rtlake.kit.stack import Stack
 from airflow_provider_rtlake.lanes.backfill import backfill as fill
 from airflow_provider_rtlake.lanes.dead_letters import DeadLetter, chosen, dead_letters, dismiss, replay
 from airflow_provider_rtlake.lanes.jobs import Applied
-from airflow_provider_rtlake.lanes.lanes import Lane, LaneRunner, lanes_of, select, stream_of
+from airflow_provider_rtlake.lanes.lanes import (
+    Lane,
+    LaneName,
+    LaneRunner,
+    lanes_of,
+    names_of,
+    select,
+    sources_needed,
+    stream_of,
+)
 from airflow_provider_rtlake.lanes.removed import tell_removed
 from airflow_provider_rtlake.pinot_config.gather import declared_types
 from airflow_provider_rtlake.streams.load import load_connectors
 from airflow_provider_rtlake.streams.model import Connector
-from airflow_provider_rtlake.streams.schema import TableSchema
 from airflow_provider_rtlake.streams.source_access import SourceAccess
 
 app = typer.Typer(
@@ -50,16 +58,18 @@ class Workshop:
 
     :param stack: the installed stack.
     :param connectors: the declarations.
-    :param schemas: ``schema.table`` → structure.
-    :param lanes: every declared lane.
+    :param chosen: the lanes that are asked for.
+    :param lanes: the same as rendered.
     :param runner: of the lanes.
+    :param problem: why real-time lanes could not be rendered, where that was tolerated.
     """
 
     stack: Stack
     connectors: list[Connector]
-    schemas: dict[str, TableSchema]
+    chosen: list[LaneName]
     lanes: list[Lane]
     runner: LaneRunner
+    problem: str = ""
 
 
 def settings_of(stack: Stack) -> LaneSettings:
@@ -95,12 +105,23 @@ def flink_of(stack: Stack) -> Iterator[FlinkClient]:
 
 
 @contextmanager
-def workshop(home: Path | None, folder: Path, tables_dir: Path = TABLES) -> Iterator[Workshop]:
-    """Everything that a command needs.
+def workshop(
+    home: Path | None,
+    folder: Path,
+    tables_dir: Path = TABLES,
+    *,
+    tables: Sequence[str] = (),
+    kinds: Sequence[str] = (),
+    tolerant: bool = False,
+) -> Iterator[Workshop]:
+    """Everything that a command needs. Of the source only the tables are read whose real-time lanes are asked for.
 
     :param home: the stack's folder.
     :param folder: of the declarations.
     :param tables_dir: of the Pinot declarations.
+    :param tables: as declared; all where none is named.
+    :param kinds: only lanes of these kinds.
+    :param tolerant: leave out the real-time lanes where the source does not answer, or has other tables.
     """
     stack = Stack.load(home)
     connectors = load_connectors(folder)
@@ -116,18 +137,28 @@ def workshop(home: Path | None, folder: Path, tables_dir: Path = TABLES) -> Iter
             extra=connection.extra,
         )
 
-    schemas = {stream.source: schema for stream, schema in captured_tables(connectors, access)}
-    settings = settings_of(stack)
-    lanes = lanes_of(connectors, schemas, settings, declared=declared_types(tables_dir))
+    chosen_lanes = select(names_of(connectors), tables, kinds)
+    settings, types, problem = settings_of(stack), declared_types(tables_dir), ""
+    try:
+        captured = captured_tables(connectors, access, sources_needed(chosen_lanes))
+        schemas = {stream.source: schema for stream, schema in captured}
+        lanes = lanes_of(connectors, schemas, settings, declared=types)
+    except (DeclarationError, ServiceUnavailable) as error:
+        if not tolerant:
+            raise
+        problem, lanes = str(error), lanes_of(connectors, {}, settings)
     with flink_of(stack) as client:
         runner = LaneRunner(client, settings, _kafka(stack))
-        yield Workshop(stack, connectors, schemas, lanes, runner)
+        yield Workshop(stack, connectors, chosen_lanes, select(lanes, tables, kinds), runner, problem)
 
 
 def echo(result: dict[str, Any], lines: list[str], as_json: bool) -> None:
     """Print a result for people or for machines."""
     for line in [json.dumps(result)] if as_json else lines:
         typer.echo(line)
+
+
+_DECLARED = {True: "", False: ", not as declared: run rtlake stream apply", None: ", declaration not compared"}
 
 
 @app.command()
@@ -139,19 +170,21 @@ def status(
     as_json: AsJson = False,
 ) -> None:
     """Show each lane's job, its checkpoints and how far it is behind. Exit code 1 if one does not run."""
-    with workshop(home, connectors, tables_dir) as shop:
-        found = [shop.runner.status(lane) for lane in select(shop.lanes, tables or [])]
+    with workshop(home, connectors, tables_dir, tables=tables or (), tolerant=True) as shop:
+        rendered = {lane.name: lane for lane in shop.lanes}
+        found = [shop.runner.status(rendered.get(lane.name, lane)) for lane in shop.chosen]
     healthy = all(entry["state"] == "RUNNING" and entry["as_declared"] for entry in found)
     lines = []
     for entry in found:
-        declared = "" if entry["as_declared"] else ", not as declared: run rtlake stream apply"
+        declared = _DECLARED[entry["as_declared"]]
         lines.append(
             f"{entry['lane']:<12} {entry['table']:<32} {entry['state']:<11} lag {entry['lag']}, "
             f"{entry.get('checkpoints', 0)} checkpoints{declared}"
         )
         if entry.get("last_exception") and entry["state"] != "RUNNING":
             lines.append(f"    {entry['last_exception']}")
-    echo({"ok": healthy, "lanes": found}, lines, as_json)
+    lines += [f"the source cannot be compared with: {shop.problem}"] if shop.problem else []
+    echo({"ok": healthy, "lanes": found, "problem": shop.problem or None}, lines, as_json)
     if not healthy:
         raise typer.Exit(1)
 
@@ -172,20 +205,18 @@ def apply(
 ) -> None:
     """Let every declared lane run as declared; changes nothing that is right already."""
     done: list[dict[str, Any]] = []
-    with workshop(home, connectors, tables_dir) as shop:
+    with workshop(home, connectors, tables_dir, tables=tables or (), kinds=lane or ()) as shop:
         if not dry_run:
             shop.runner.make_topics(shop.connectors)
-        chosen_lanes = select(shop.lanes, tables or [], lane or [])
 
         def told(applied: Applied) -> None:
             done.append(applied.as_dict())
             if not as_json:
                 typer.echo(f"{applied.name}: {_told(applied.action, dry_run)} ({applied.reason})")
 
-        shop.runner.apply_all(chosen_lanes, dry_run=dry_run, accept_gap=accept_gap, told=told)
+        shop.runner.apply_all(shop.lanes, dry_run=dry_run, accept_gap=accept_gap, told=told)
         if prune:
-            prefixes = [connector.topic_prefix for connector in shop.connectors]
-            for job in shop.runner.prune(shop.lanes, prefixes, dry_run=dry_run):
+            for job in shop.runner.prune(shop.connectors, dry_run=dry_run):
                 done.append({"name": job.name, "job_id": job.job_id, "action": "prune", "changed": True})
                 if not as_json:
                     typer.echo(f"{job.name}: {'would be stopped' if dry_run else 'stopped'} (not declared)")
@@ -204,16 +235,17 @@ def stop(
     tables: Tables = None,
     lane: LaneKinds = None,
     connectors: ConnectorsDir = CONNECTORS,
-    tables_dir: TablesDir = TABLES,
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
     """Stop lanes with a savepoint; `rtlake stream apply` goes on where they stopped."""
     done: list[dict[str, Any]] = []
-    with workshop(home, connectors, tables_dir) as shop:
-        shop.runner.stop_all(
-            select(shop.lanes, tables or [], lane or []),
-            told=lambda stopped: done.append({"name": stopped[0].job.name, "stopped": stopped[1]}),
+    stack = Stack.load(home)
+    chosen_lanes = select(names_of(load_connectors(connectors)), tables or [], lane or [])
+    with flink_of(stack) as client:
+        LaneRunner(client, settings_of(stack), _kafka(stack)).stop_all(
+            chosen_lanes,
+            told=lambda stopped: done.append({"name": stopped[0].name, "stopped": stopped[1]}),
         )
     lines = [f"{entry['name']}: {'stopped' if entry['stopped'] else 'did not run'}" for entry in done]
     echo({"ok": True, "changed": any(entry["stopped"] for entry in done), "lanes": done}, lines, as_json)
@@ -232,8 +264,8 @@ def backfill(
     from airflow_provider_rtlake.demo.access import ICEBERG, Access
     from airflow_provider_rtlake.scd2.returned import returned
 
-    with workshop(home, connectors, tables_dir) as shop:
-        found = [lane for lane in select(shop.lanes, [table]) if lane.kind == "realtime"]
+    with workshop(home, connectors, tables_dir, tables=[table]) as shop:
+        found = [lane for lane in shop.lanes if lane.kind == "realtime"]
         if not found:
             raise UserError(f"{table} is declared with `realtime: false`: it has no topics to fill")
         stream = stream_of(shop.connectors, table)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Collection, Iterable
 
 from airflow.providers.common.compat.sdk import BaseHook
 
 from airflow_provider_rtlake.clients.captured import captured_tables
-from airflow_provider_rtlake.streams.load import load_connectors
-from airflow_provider_rtlake.streams.model import Stream
+from airflow_provider_rtlake.streams.model import Connector, Stream
 from airflow_provider_rtlake.streams.schema import TableSchema
 from airflow_provider_rtlake.streams.source_access import SourceAccess
 
@@ -30,10 +29,12 @@ def source_access(conn_id: str) -> SourceAccess:
     )
 
 
-def captured_of(folder: Path) -> list[tuple[Stream, TableSchema]]:
-    """The captured tables of a folder of declarations with their structure.
+def captured_of(
+    connectors: Iterable[Connector], only: Collection[str] | None = None
+) -> list[tuple[Stream, TableSchema]]:
+    """Captured tables with their structure, see :func:`captured_tables`.
 
-    :param folder: of ``connectors/*.yaml``.
-    :raises DeclarationError: with every mistake in the declarations, or where they do not fit their sources.
+    :param connectors: the declarations.
+    :param only: these tables, as declared; None means all.
     """
-    return captured_tables(load_connectors(folder), source_access)
+    return captured_tables(connectors, source_access, only)

@@ -26,22 +26,62 @@ log = logging.getLogger(__name__)
 Kind = Literal["bronze", "realtime", "transactions"]
 PREFIXES = ("bronze.", "realtime.")
 _WORKERS = 4  # lanes that are started at a time
+_Named = TypeVar("_Named", bound="LaneName")
 
 
 @dataclass(frozen=True)
-class Lane:
-    """One job that should run.
+class LaneName:
+    """One job that should run, as far as the declaration alone tells it.
 
     :param kind: of the lane; ``transactions`` are a connector's transaction markers and its snapshots' notifications.
     :param source: ``schema.table``, or the connector's name for its transactions.
-    :param job: as rendered.
-    :param bronze_table: what a bronze or transactions job writes to.
+    :param name: of the job.
     """
 
     kind: Kind
     source: str
+    name: str
+
+
+@dataclass(frozen=True)
+class Lane(LaneName):
+    """One job that should run.
+
+    :param job: as rendered.
+    :param bronze_table: what a bronze or transactions job writes to.
+    """
+
     job: RenderedJob
     bronze_table: str | None = None
+
+    @classmethod
+    def of(cls, kind: Kind, source: str, job: RenderedJob, bronze_table: str | None = None) -> Lane:
+        """A lane, named as its job."""
+        return cls(kind, source, job.name, job, bronze_table)
+
+
+def names_of(connectors: Iterable[Connector]) -> list[LaneName]:
+    """Every job that the declarations ask for, in the order of :func:`lanes_of`; no source is needed for it.
+
+    :param connectors: the declarations.
+    """
+    result = []
+    for connector in connectors:
+        for topic in (connector.transaction_topic, connector.notification_topic):
+            result.append(LaneName("transactions", connector.connector, f"bronze.{topic}"))
+        for stream in connector.streams:
+            result.append(LaneName("bronze", stream.source, stream.bronze_job))
+            if stream.table.realtime is not False:
+                result.append(LaneName("realtime", stream.source, stream.realtime_job))
+    return result
+
+
+def sources_needed(names: Iterable[LaneName]) -> set[str]:
+    """The tables whose structure is needed to render some lanes: only the real-time lane knows columns.
+
+    :param names: of the lanes.
+    """
+    return {lane.source for lane in names if lane.kind == "realtime"}
 
 
 def lanes_of(
@@ -51,10 +91,10 @@ def lanes_of(
     *,
     declared: Mapping[str, Mapping[str, str]] | None = None,
 ) -> list[Lane]:
-    """Every job that the declarations ask for.
+    """Every job that the declarations ask for, but real-time lanes only of tables whose structure is given.
 
     :param connectors: the declarations.
-    :param schemas: ``schema.table`` → its structure; needed for tables with a real-time lane.
+    :param schemas: ``schema.table`` → its structure.
     :param settings: of the lanes.
     :param declared: Pinot table → column → type, from ``pinot_tables/``: current and history tables.
     :raises DeclarationError: a table cannot be served by its real-time lane.
@@ -62,11 +102,11 @@ def lanes_of(
     result, types = [], declared or {}
     for connector in connectors:
         name, first = connector.connector, connector.streams[0]
-        result.append(Lane("transactions", name, transactions_job(connector, settings), first.bronze_transactions))
-        result.append(Lane("transactions", name, notifications_job(connector, settings), first.bronze_notifications))
+        result.append(Lane.of("transactions", name, transactions_job(connector, settings), first.bronze_transactions))
+        result.append(Lane.of("transactions", name, notifications_job(connector, settings), first.bronze_notifications))
         for stream in connector.streams:
-            result.append(Lane("bronze", stream.source, bronze_job(stream, settings), stream.bronze_table))
-            if stream.table.realtime is not False:
+            result.append(Lane.of("bronze", stream.source, bronze_job(stream, settings), stream.bronze_table))
+            if stream.table.realtime is not False and stream.source in schemas:
                 job = realtime_job(
                     stream,
                     schemas[stream.source],
@@ -74,11 +114,11 @@ def lanes_of(
                     declared=types.get(str(stream.pinot_current)),
                     declared_history=types.get(str(stream.pinot_history)),
                 )
-                result.append(Lane("realtime", stream.source, job))
+                result.append(Lane.of("realtime", stream.source, job))
     return result
 
 
-def select(lanes: Sequence[Lane], tables: Sequence[str], kinds: Sequence[str] = ()) -> list[Lane]:
+def select(lanes: Sequence[_Named], tables: Sequence[str], kinds: Sequence[str] = ()) -> list[_Named]:
     """The lanes of some tables, all where none is named.
 
     :param lanes: all of them.
@@ -177,7 +217,7 @@ class LaneRunner:
         return _side_by_side(lanes, work, told)
 
     def stop_all(
-        self, lanes: Sequence[Lane], *, told: Callable[[tuple[Lane, list[str]]], None] = lambda stopped: None
+        self, lanes: Sequence[LaneName], *, told: Callable[[tuple[LaneName, list[str]]], None] = lambda stopped: None
     ) -> None:
         """Stop several lanes, see :meth:`stop`.
 
@@ -199,7 +239,7 @@ class LaneRunner:
         following = next_offsets(self.client, self.settings, lane.bronze_table, ends)
         return bronze_start(topic, following, ends, accept_gap=accept_gap)
 
-    def stop(self, lane: Lane, *, timeout: float = 180.0) -> list[str]:
+    def stop(self, lane: LaneName, *, timeout: float = 180.0) -> list[str]:
         """Stop a lane's job; the offsets it reached are kept, and :meth:`apply` goes on from there.
 
         :param lane: which one.
@@ -208,7 +248,7 @@ class LaneRunner:
         """
         stopped = []
         for job in self.client.jobs():
-            if job.name == lane.job.name and not job.state.is_terminal:
+            if job.name == lane.name and not job.state.is_terminal:
                 dispose(self.client, stop_job(self.client, job.job_id, timeout=timeout))
                 stopped.append(job.job_id)
         return stopped
@@ -228,47 +268,45 @@ class LaneRunner:
         if stopped:
             self.apply(lane, timeout=timeout)
 
-    def undeclared(self, lanes: Sequence[Lane], prefixes: Sequence[str]) -> list[Job]:
+    def undeclared(self, connectors: Sequence[Connector]) -> list[Job]:
         """Jobs of lanes that run although no declaration asks for them.
 
-        :param lanes: all that are declared.
-        :param prefixes: topic prefixes of the declared connectors: jobs of others are none of ours.
+        :param connectors: the declarations; jobs of other topic prefixes than theirs are none of ours.
         """
-        wanted = {lane.job.name for lane in lanes}
-        ours = tuple(f"{kind}{prefix}." for kind in PREFIXES for prefix in prefixes)
+        wanted = {lane.name for lane in names_of(connectors)}
+        ours = tuple(f"{kind}{connector.topic_prefix}." for kind in PREFIXES for connector in connectors)
         return [
             job
             for job in self.client.jobs()
             if job.name.startswith(ours) and job.name not in wanted and not job.state.is_terminal
         ]
 
-    def prune(self, lanes: Sequence[Lane], prefixes: Sequence[str], *, dry_run: bool = False) -> list[Job]:
+    def prune(self, connectors: Sequence[Connector], *, dry_run: bool = False) -> list[Job]:
         """Stop the jobs of lanes that are no longer declared, as :meth:`stop` does.
 
-        :param lanes: all that are declared.
-        :param prefixes: topic prefixes of the declared connectors.
+        :param connectors: the declarations.
         :param dry_run: only tell which ones.
         """
-        jobs = self.undeclared(lanes, prefixes)
+        jobs = self.undeclared(connectors)
         for job in () if dry_run else jobs:
             dispose(self.client, stop_job(self.client, job.job_id))
         return jobs
 
-    def status(self, lane: Lane) -> dict[str, Any]:
+    def status(self, lane: LaneName) -> dict[str, Any]:
         """State of a lane: its job, its checkpoints, how many messages it is behind.
 
-        :param lane: which one.
+        :param lane: which one; of one that is no :class:`Lane` it is not known whether it runs as declared.
         """
-        decision = plan_job(self.client, lane.job)
-        newest = next((job for job in self.client.jobs() if job.name == lane.job.name), None)
+        rendered = lane if isinstance(lane, Lane) else None
+        newest = next((job for job in self.client.jobs() if job.name == lane.name), None)
         result: dict[str, Any] = {
             "lane": lane.kind,
             "table": lane.source,
-            "job": lane.job.name,
+            "job": lane.name,
             "job_id": newest.job_id if newest else None,
             "state": newest.state.value if newest else "ABSENT",
-            "as_declared": decision.action == "keep",
-            "lag": self.lag(lane),
+            "as_declared": plan_job(self.client, rendered.job).action == "keep" if rendered else None,
+            "lag": self.lag(rendered) if rendered else None,
         }
         if newest:
             result.update(self._detail(newest.job_id))

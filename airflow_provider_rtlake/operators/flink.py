@@ -35,7 +35,7 @@ from airflow_provider_rtlake.lanes.jobs import (
     submit,
     take_savepoint,
 )
-from airflow_provider_rtlake.lanes.lanes import lanes_of, select
+from airflow_provider_rtlake.lanes.lanes import lanes_of, names_of, select, sources_needed
 from airflow_provider_rtlake.links.flink import FlinkJobLink
 from airflow_provider_rtlake.operators.errors import no_retry_of_terminal_errors
 from airflow_provider_rtlake.operators.pinot import NOT_AS_DECLARED
@@ -567,7 +567,8 @@ class FlinkApplyLanesOperator(_FlinkOperator):
         kinds = {"bronze": ["bronze", "transactions"], "realtime": ["realtime"]}.get(str(self.lane), [])
         connectors = load_connectors(self.folder)
         waiting = self._without_pinot_table(context)
-        schemas = {stream.source: schema for stream, schema in captured_of(Path(self.folder))}
+        asked = select(names_of(connectors), list(self.tables), kinds)
+        schemas = {stream.source: schema for stream, schema in captured_of(connectors, sources_needed(asked))}
         settings = self.hook.lane_settings(
             kafka_conn_id=self.kafka_conn_id, nessie_conn_id=self.nessie_conn_id, s3_conn_id=self.s3_conn_id
         )
@@ -586,11 +587,10 @@ class FlinkApplyLanesOperator(_FlinkOperator):
                 FlinkJobLink.persist(context, self.hook.job_url(applied.job_id))
 
         kept = {source for source, names in _pinot_tables(connectors).items() if names & waiting}
-        asked = select(lanes, list(self.tables), kinds)
-        chosen = [lane for lane in asked if lane.kind != "realtime" or lane.source not in kept]
+        wanted = select(lanes, list(self.tables), kinds)
+        chosen = [lane for lane in wanted if lane.kind != "realtime" or lane.source not in kept]
         done = runner.apply_all(chosen, dry_run=plan_only, accept_gap=accept_gap, timeout=self.wait_seconds, told=told)
-        prefixes = [connector.topic_prefix for connector in connectors] if prune else []
-        pruned = [job.name for job in runner.prune(lanes, prefixes, dry_run=plan_only)] if prefixes else []
+        pruned = [job.name for job in runner.prune(connectors, dry_run=plan_only)] if prune else []
         for name in pruned:
             self.log.info("%s: not declared, stopped", name)
         if waiting:

@@ -22,7 +22,7 @@ from airflow_provider_rtlake.lanes.removed import tell_removed
 from airflow_provider_rtlake.links.pinot import PinotTableLink
 from airflow_provider_rtlake.operators.errors import no_retry_of_terminal_errors
 from airflow_provider_rtlake.operators.values import truth
-from airflow_provider_rtlake.pinot_config.gather import gather
+from airflow_provider_rtlake.pinot_config.gather import feeding, gather
 from airflow_provider_rtlake.pinot_config.model import PinotTable
 from airflow_provider_rtlake.streams.load import load_connectors
 from airflow_provider_rtlake.triggers.pinot import PinotIngestionTrigger
@@ -145,7 +145,8 @@ class PinotApplyTablesOperator(_PinotOperator):
 
     def declared(self) -> tuple[PinotTable, ...]:
         """The tables, read and checked as a whole before anything is touched."""
-        captured = () if self.connectors_folder is None else captured_of(Path(self.connectors_folder))
+        connectors = [] if self.connectors_folder is None else load_connectors(self.connectors_folder)
+        captured = captured_of(connectors, feeding(connectors, self.tables))
         return gather(Path(self.tables_folder), captured, self.tables)
 
     def run(self, context: Context) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from airflow_provider_rtlake.exceptions import UserError
 from airflow_provider_rtlake.pinot_config.defaults import complete
 from airflow_provider_rtlake.pinot_config.load import load_directory
 from airflow_provider_rtlake.pinot_config.model import PinotTable
-from airflow_provider_rtlake.streams.model import Stream
+from airflow_provider_rtlake.streams.model import Connector, Stream
 from airflow_provider_rtlake.streams.schema import TableSchema
 
 
@@ -25,6 +25,19 @@ def declared_types(tables_dir: Path) -> dict[str, dict[str, str]]:
         table.table: {name: column.type for name, column in table.columns.items()}
         for table in load_directory(tables_dir)
     }
+
+
+def feeding(connectors: Iterable[Connector], tables: Collection[str]) -> set[str] | None:
+    """The captured tables whose structure is needed to generate some Pinot tables.
+
+    :param connectors: the declarations.
+    :param tables: names of Pinot tables; none of them means all.
+    :return: captured tables as declared; None means all.
+    """
+    if not tables:
+        return None
+    streams = [stream for connector in connectors for stream in connector.streams]
+    return {stream.source for stream in streams if {stream.pinot_current, stream.pinot_history} & set(tables)}
 
 
 def gather(

@@ -259,7 +259,7 @@ def apply_lanes(flink: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         for stream in connector.streams
     ]
     settings = LaneSettings(bootstrap="b:1", nessie_uri="http://n", s3_endpoint="http://s")
-    monkeypatch.setattr("airflow_provider_rtlake.operators.flink.captured_of", lambda _: captured)
+    monkeypatch.setattr("airflow_provider_rtlake.operators.flink.captured_of", lambda *_: captured)
     monkeypatch.setattr(FlinkHook, "lane_settings", lambda *_, **__: settings)
     monkeypatch.setattr(
         FlinkHook, "lane_runner", lambda hook, settings, **_: LaneRunner(hook.client, settings, SimpleNamespace())
