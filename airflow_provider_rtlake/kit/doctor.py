@@ -107,8 +107,7 @@ def _services(stack: Stack) -> Iterator[Finding]:
     keeper = supervise.supervisor_of(stack.home, stack.supervisor)
     if isinstance(keeper, supervise.Supervisord) and not keeper.alive():
         yield Finding("supervisord", False, "does not run", "./rtlake up")
-    ports = {s.name: s.port for s in stack.services.values()}
-    for problem in preflight.ports_taken(ports, lambda pid: preflight.is_ours(pid, stack.home)):
+    for problem in preflight.services_ports_taken(stack, stack.services):
         yield Finding("ports", False, problem, "stop it, then ./rtlake up")
     answers = health.check_all(stack, memory=False)
     ill = {name for name, answer in answers.items() if not answer.healthy}

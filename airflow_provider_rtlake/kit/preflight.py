@@ -11,13 +11,14 @@ import platform
 import shutil
 import socket
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from airflow_provider_rtlake.kit import supervise
+from airflow_provider_rtlake.kit.stack import Stack
 
 _SOCKET_PATH_LIMIT = 100  # bytes; Linux allows 107
 _LOOPBACK = "127.0.0.1"
@@ -214,6 +215,16 @@ def ports_taken(ports: Mapping[str, int], ours: Callable[[int], bool]) -> list[s
                 f"port {port} ({name}) is taken by {who}; stop it, or move all ports with 'rtlake up --port-offset N'"
             )
     return problems
+
+
+def services_ports_taken(stack: Stack, names: Iterable[str]) -> list[str]:
+    """Ports of installed services on which somebody else listens.
+
+    :param stack: the installed stack.
+    :param names: of the services.
+    """
+    ports = {name: stack.services[name].port for name in names}
+    return ports_taken(ports, lambda pid: is_ours(pid, stack.home))
 
 
 def _free(port: int) -> bool:

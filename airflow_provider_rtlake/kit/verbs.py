@@ -17,7 +17,18 @@ from rich.console import Console
 from rich.table import Table
 
 from airflow_provider_rtlake.exceptions import UserError
-from airflow_provider_rtlake.kit import artifacts, backup, health, order, playbook, remove, sbom, settings, supervise
+from airflow_provider_rtlake.kit import (
+    artifacts,
+    backup,
+    health,
+    order,
+    playbook,
+    preflight,
+    remove,
+    sbom,
+    settings,
+    supervise,
+)
 from airflow_provider_rtlake.kit import doctor as doctors
 from airflow_provider_rtlake.kit import fetch as fetching
 from airflow_provider_rtlake.kit import variables as roles
@@ -99,7 +110,8 @@ def bring_up(
     :param kind: ``supervisord`` or ``systemd``.
     :param converge: run the playbook in any case.
     :param remember: also where ``ansible-playbook`` installed, which then counts no more.
-    :raises UserError: a restore was interrupted.
+    :raises UserError: a restore was interrupted, or somebody else listens on a port of a service that does not run;
+        nothing was started.
     """
     backup.check_restored(home)
     previous = _installed(home)
@@ -119,6 +131,10 @@ def bring_up(
     if previous is not None:
         _stop_for_good(previous, unwatched(previous, stack))
     keeper = supervise.supervisor_of(home, kind)
+    # The playbook looks at the ports, too, but it is left out where nothing changed
+    taken = preflight.services_ports_taken(stack, [n for n in stack.services if not keeper.pid(n)])
+    if taken:
+        raise UserError("\n".join(taken))
     if isinstance(keeper, supervise.Supervisord):
         keeper.ensure()
     keeper.start([n for n in stack.services if not keeper.pid(n)])

@@ -7,13 +7,14 @@ import os
 import socket
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from airflow_provider_rtlake.exceptions import UserError, WaitTimeout
-from airflow_provider_rtlake.kit import health, playbook, postgres, preflight, settings, supervise
+from airflow_provider_rtlake.kit import health, playbook, postgres, preflight, settings, supervise, verbs
 from airflow_provider_rtlake.kit.stack import Stack
 
 CONNECTION = {
@@ -191,6 +192,50 @@ def test_a_taken_port_names_its_process() -> None:
         assert "--port-offset" in problems[0]
         assert preflight.ports_taken({"kafka": port}, lambda pid: pid == os.getpid()) == []
     assert preflight.ports_taken({"kafka": port}, lambda _: False) == []
+
+
+class Keeper(supervise.Supervisord):
+    """A supervisor whose services ran before, or do not run."""
+
+    def __init__(self, home: Path, running: set[str]) -> None:
+        super().__init__(home)
+        self.running = running
+        self.done: list[str] = []
+
+    def pid(self, name: str) -> int | None:
+        return 1 if name in self.running else None
+
+    def ensure(self) -> bool:
+        self.done.append("ensure")
+        return True
+
+    def start(self, names: Sequence[str]) -> None:
+        self.done.append(f"start {' '.join(names)}")
+
+
+@pytest.mark.parametrize("running", [set(), {"postgresql"}])
+def test_a_taken_port_is_found_before_a_warm_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, running: set[str]
+) -> None:
+    keeper = Keeper(tmp_path, running)
+    monkeypatch.setattr(playbook, "converged", lambda *_: True)
+    monkeypatch.setattr(supervise, "supervisor_of", lambda *_: keeper)
+    monkeypatch.setattr(health, "wait_all", lambda *_, **__: {})
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+        install(tmp_path, services={"postgresql": {**SERVICE, "port": port}})
+        if running:  # then the listener is the service itself, whatever else is known of its process
+            verbs.bring_up(tmp_path, {}, "supervisord")
+            assert keeper.done == ["ensure", "start "]
+        else:
+            with pytest.raises(UserError, match=rf"port {port} \(postgresql\) is taken by process {os.getpid()}"):
+                verbs.bring_up(tmp_path, {}, "supervisord")
+            assert keeper.done == []
+    if not running:
+        verbs.bring_up(tmp_path, {}, "supervisord")
+        assert keeper.done == ["ensure", "start postgresql"]
 
 
 def test_a_process_in_our_folders_is_ours(tmp_path: Path) -> None:
