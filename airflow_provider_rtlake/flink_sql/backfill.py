@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from airflow_provider_rtlake.flink_sql.job import KafkaSource, RenderedJob
+from airflow_provider_rtlake.flink_sql.job import EARLIEST, KafkaSource, RenderedJob
 from airflow_provider_rtlake.flink_sql.quoting import options, table
 from airflow_provider_rtlake.flink_sql.settings import CATALOG, LaneSettings
 from airflow_provider_rtlake.streams.model import Stream
@@ -65,6 +65,16 @@ def _leaving_out(without: Mapping[int, Sequence[int]]) -> str:
         if offsets
     ]
     return f"\nWHERE NOT ({' OR '.join(parts)})" if parts else ""
+
+
+def count_changes(refill: RenderedJob) -> tuple[str, ...]:
+    """Statements of which the last one counts the messages that a refill takes for changes, by the lane's own rule.
+
+    :param refill: from :func:`refill_job`.
+    """
+    if refill.source is None:
+        raise ValueError(f"{refill.name} reads no topic")
+    return (refill.source.ddl(EARLIEST), *refill.views, "SELECT COUNT(*) FROM `changes`")
 
 
 def refill_job(stream: Stream, lane: RenderedJob, topic: str) -> RenderedJob:

@@ -51,9 +51,10 @@ _NOT_AN_ENVELOPE = """`payload` IS NULL THEN
 _CHANGE_FIELDS = {
     "op": "JSON_VALUE(`payload`, '$.op')",
     "lsn": "JSON_VALUE(`payload`, '$.source.lsn')",
-    # Debezium's envelope has a fixed order of fields; asking JSON_QUERY for a null costs an exception each time
-    "no_before": "`payload` LIKE '{\"before\":null,%'",
-    "no_after": '`payload` LIKE \'%,"after":null,"source":{%\'',
+    # A row must be there, not only no null: the real-time lane asks for it, too. Inside a JSON string the quotes would
+    # be escaped; asking JSON_QUERY for what is missing costs an exception each time.
+    "no_before": "`payload` NOT LIKE '%\"before\":{%'",
+    "no_after": "`payload` NOT LIKE '%\"after\":{%'",
 }
 _CHANGE_REASON = f"""CASE
     WHEN {_NOT_AN_ENVELOPE}

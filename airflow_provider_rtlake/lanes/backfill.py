@@ -9,9 +9,9 @@ from typing import Any
 from airflow_provider_rtlake.clients.flink import FlinkClient
 from airflow_provider_rtlake.clients.kafka import KafkaClient, Topic
 from airflow_provider_rtlake.exceptions import TransientError, UserError
-from airflow_provider_rtlake.flink_sql.backfill import copy_job, refill_job
+from airflow_provider_rtlake.flink_sql.backfill import copy_job, count_changes, refill_job
 from airflow_provider_rtlake.flink_sql.job import EARLIEST, RenderedJob
-from airflow_provider_rtlake.lanes.bronze import next_offsets
+from airflow_provider_rtlake.lanes.bronze import BATCH, next_offsets
 from airflow_provider_rtlake.lanes.jobs import Restore, start_job
 from airflow_provider_rtlake.lanes.lanes import Lane, LaneRunner
 from airflow_provider_rtlake.lanes.removed import epoch_mark, send_removals, truncates_of, values_of
@@ -30,7 +30,7 @@ class Refilled:
     """What a backfill did.
 
     :param table: as declared.
-    :param messages: sent to the history topic: every one of bronze, those that the copy wrote twice (it is at least
+    :param messages: sent to the history topic: every change of bronze, those that the copy wrote twice (it is at least
         once, as the lane) counted twice. Their event ids are equal.
     :param removed: rows that a truncate had removed and the current topic now knows as deleted.
     """
@@ -81,10 +81,10 @@ def backfill(
     try:
         say("copying bronze")
         _run(client, copy_job(stream, topic, runner.settings, without), timeout)
-        count = _length(kafka, topic)
+        count = _written(kafka, topic)
         say(f"sending {count} changes")
         if count:
-            _refill(client, kafka, stream, lane, topic, count, timeout, say)
+            count = _refill(client, kafka, stream, lane, topic, count, timeout, say)
     finally:
         kafka.delete([topic])
     removed = _repair(kafka, stream)
@@ -103,15 +103,21 @@ def _refill(
     count: int,
     timeout: float,
     say: Callable[[str], None],
-) -> None:
-    """Send everything, and look whether it has arrived: a topic that was made just now may lose what comes first."""
+) -> int:
+    """Send everything, and look whether it has arrived: a topic that was made just now may lose what comes first.
+
+    :return: how many changes there are: bronze may hold a message that is none for the lane.
+    """
     history = str(stream.history_topic)
-    for _ in range(_ATTEMPTS):
-        before = _length(kafka, history)
-        _run(client, refill_job(stream, lane.job, topic), timeout)
-        taken = _length(kafka, history) - before
+    refill = refill_job(stream, lane.job, topic)
+    for attempt in range(_ATTEMPTS):
+        before = _written(kafka, history)
+        _run(client, refill, timeout)
+        taken = _written(kafka, history) - before
+        if taken < count and attempt == 0:
+            count = _changes(client, refill, timeout)
         if taken >= count:
-            return
+            return count
         say(f"topic {history} took {taken} of {count} changes; sending them again")
     raise Incomplete(
         f"{stream.source}: topic {history} took {taken} of {count} changes, {_ATTEMPTS} times; is it deleted and made "
@@ -124,9 +130,17 @@ def _run(client: FlinkClient, job: RenderedJob, timeout: float) -> None:
     client.wait_until_finished(job_id, timeout=timeout)
 
 
-def _length(kafka: KafkaClient, topic: str) -> int:
-    """Messages that were ever written to a topic and are still there."""
-    return sum(end - first for first, end in kafka.end_offsets(topic).values())
+def _changes(client: FlinkClient, refill: RenderedJob, timeout: float) -> int:
+    *setup, count = count_changes(refill)
+    with client.session({**BATCH, "pipeline.name": "rtlake query"}) as session:
+        for statement in setup:
+            session.execute(statement)
+        return int(session.execute(count, timeout=timeout).rows[0][0])
+
+
+def _written(kafka: KafkaClient, topic: str) -> int:
+    """Messages that were ever written to a topic, also those that its retention has removed meanwhile."""
+    return sum(end for _, end in kafka.end_offsets(topic).values())
 
 
 def _repair(kafka: KafkaClient, stream: Stream) -> int:

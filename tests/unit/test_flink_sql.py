@@ -127,6 +127,23 @@ def test_bronze_is_exactly_once_and_keeps_the_texts_uncut() -> None:
     assert "'shop.dead_letters'" in text(job)
 
 
+@pytest.mark.parametrize(
+    ("payload", "whole"),
+    [
+        ('{"op":"u","source":{"lsn":1}}', False),
+        ('{"before":null,"after":null,"source":{"lsn":1},"op":"c"}', False),
+        ('{"before":{"a":"\\"after\\":{"},"after":null,"op":"u"}', False),
+        ('{"before":{"id":1},"after":{"id":2},"op":"u"}', True),
+        ('{"after":{},"op":"c"}', True),
+    ],
+)
+def test_bronze_takes_a_change_with_its_row_only(payload: str, whole: bool) -> None:
+    """As the real-time lane: a row that is missing is as bad as one that is null."""
+    found = re.search(r"`payload` NOT LIKE '%(.*after.*)%'", text(bronze_job(SALES, SETTINGS)))
+    assert found is not None
+    assert (found.group(1) in payload) is whole
+
+
 def test_parquet_files_are_written_only_where_declared() -> None:
     assert "'s3://streaming/staging/sales_cdc'" in text(bronze_job(FILES, SETTINGS))
     assert "filesystem" not in text(bronze_job(SALES, SETTINGS))
