@@ -109,7 +109,7 @@ class Checkpoints:
     :param completed: number completed since the job's start.
     :param failed: number failed.
     :param latest_id: id of the last completed one.
-    :param latest_path: where it is kept.
+    :param restorable: where the newest one is kept that is still there, savepoints among them.
     :param latest_ms: when it was triggered, milliseconds since 1970.
     :param duration_ms: how long it took.
     """
@@ -117,7 +117,7 @@ class Checkpoints:
     completed: int = 0
     failed: int = 0
     latest_id: int | None = None
-    latest_path: str | None = None
+    restorable: str | None = None
     latest_ms: int | None = None
     duration_ms: int | None = None
 
@@ -277,12 +277,15 @@ class FlinkClient:
             if _NO_CHECKPOINTS not in error.body:
                 raise
             answer = {}
-        counts, latest = answer.get("counts") or {}, (answer.get("latest") or {}).get("completed") or {}
+        counts, newest = answer.get("counts") or {}, answer.get("latest") or {}
+        latest = newest.get("completed") or {}
+        # Flink lists a savepoint apart, also the one that a job was stopped with
+        kept = [one for one in (latest, newest.get("savepoint") or {}) if one and not one.get("discarded")]
         return Checkpoints(
             completed=counts.get("completed", 0),
             failed=counts.get("failed", 0),
             latest_id=latest.get("id"),
-            latest_path=latest.get("external_path"),
+            restorable=max(kept, key=lambda one: int(one["id"]), default={}).get("external_path"),
             latest_ms=latest.get("trigger_timestamp"),
             duration_ms=latest.get("end_to_end_duration"),
         )

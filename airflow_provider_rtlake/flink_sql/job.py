@@ -102,11 +102,14 @@ class RenderedJob:
         source = (self.source.ddl(start),) if self.source else ()
         return (*self.setup, *source, *self.views, self.insert)
 
-    def session_properties(self, job_id: str, *, restore: str | None = None) -> dict[str, str]:
+    def session_properties(
+        self, job_id: str, *, restore: str | None = None, drop_unclaimed: bool = False
+    ) -> dict[str, str]:
         """Properties of the session that starts the job.
 
         :param job_id: 32 hexadecimal digits; a second start under the same id is refused by the cluster.
         :param restore: savepoint or checkpoint to start from.
+        :param drop_unclaimed: leave out state that none of the job's operators takes.
         """
         properties = {
             **self.properties,
@@ -116,6 +119,7 @@ class RenderedJob:
         }
         if restore:
             properties["execution.state-recovery.path"] = restore
+            properties["execution.state-recovery.ignore-unclaimed-state"] = str(drop_unclaimed).lower()
         return properties
 
 

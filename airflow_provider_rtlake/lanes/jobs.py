@@ -69,10 +69,12 @@ class Restore:
 
     :param savepoint: savepoint or checkpoint whose state it takes over.
     :param start: where its Kafka source begins without state.
+    :param drop_unclaimed: leave out state that none of the job's operators takes, instead of failing.
     """
 
     savepoint: str | None = None
     start: StartPoint = field(default_factory=lambda: EARLIEST)
+    drop_unclaimed: bool = False
 
     def __str__(self) -> str:
         if self.savepoint:
@@ -213,7 +215,8 @@ def submit(client: FlinkClient, job: RenderedJob, begin: Restore, job_id: str, *
     :param timeout: seconds that the gateway may plan: minutes for hundreds of columns on a busy machine.
     """
     *setup, insert = job.statements(begin.start)
-    with client.session(job.session_properties(job_id, restore=begin.savepoint)) as session:
+    properties = job.session_properties(job_id, restore=begin.savepoint, drop_unclaimed=begin.drop_unclaimed)
+    with client.session(properties) as session:
         for statement in setup:
             session.execute(statement)
         try:
@@ -307,7 +310,7 @@ def latest_restore(client: FlinkClient, name: str) -> str | None:
     """
     for job in client.jobs():
         if job.name == name and job.state.is_terminal:
-            path = client.checkpoints(job.job_id).latest_path
+            path = client.checkpoints(job.job_id).restorable
             if path:
                 return path
     return None

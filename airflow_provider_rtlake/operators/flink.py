@@ -17,7 +17,9 @@ from airflow_provider_rtlake.exceptions import (
     JobFailed,
     JobNotFound,
     RtlakeError,
+    StatementFailed,
     TerminalError,
+    TransientError,
     UserError,
     WaitTimeout,
 )
@@ -255,17 +257,22 @@ class FlinkRunSqlOperator(_RunsBoundedJob):
     running under its name: where it runs with the same statements nothing is done; where they changed it is stopped
     with a savepoint and started anew; where it does not run it is started.
 
+    Changed statements may have other operators, and then Flink refuses the state: the task fails, the state is kept,
+    and the error names its path and the choices, see ``docs/streaming.md``.
+
     :param sql: statements, or a file ending in ``.sql`` (templated). Exactly the last one starts a job.
     :param job_name: the job's name on the cluster (templated).
     :param properties: settings of the session (templated).
     :param streaming: keep a streaming job running instead of running a bounded one.
     :param resume: where a streaming job begins: ``latest`` (its savepoint, or the newest savepoint or checkpoint that
         the cluster remembers of it), ``none``, or the path of a savepoint or checkpoint (templated).
+    :param allow_non_restored_state: start also where some of that state belongs to no operator of the statements; it is
+        dropped (templated).
     :param flink_conn_id: connection id (templated).
     :return: ``job_id``, ``state`` (bounded) or ``action`` (streaming), and ``changed``.
     """
 
-    template_fields = ("flink_conn_id", "sql", "job_name", "properties", "resume")
+    template_fields = ("flink_conn_id", "sql", "job_name", "properties", "resume", "allow_non_restored_state")
     template_ext = (".sql",)
     template_fields_renderers = {"sql": "sql", "properties": "json"}  # noqa: RUF012 (Airflow's own form)
 
@@ -277,6 +284,7 @@ class FlinkRunSqlOperator(_RunsBoundedJob):
         properties: Mapping[str, str] | None = None,
         streaming: bool = False,
         resume: str = "latest",
+        allow_non_restored_state: bool | str = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -285,6 +293,8 @@ class FlinkRunSqlOperator(_RunsBoundedJob):
         self.properties = properties
         self.streaming = streaming
         self.resume = resume
+        self.allow_non_restored_state = allow_non_restored_state
+        self._begin = Restore()
 
     @property
     def job(self) -> RenderedJob:
@@ -303,7 +313,7 @@ class FlinkRunSqlOperator(_RunsBoundedJob):
         :param job_id: to start it under.
         """
         savepoint = self.resume if self.resume not in ("latest", "none") else None
-        submit(self.client, self.job, Restore(savepoint=savepoint), job_id)
+        submit(self.client, self.job, self._restore_from(savepoint), job_id)
         return job_id
 
     def run(self, context: Context) -> Any:
@@ -313,7 +323,16 @@ class FlinkRunSqlOperator(_RunsBoundedJob):
         """
         if not self.streaming:
             return super().run(context)
-        applied = apply_job(self.client, self.job, self._restore, timeout=self.wait_seconds, on_submit=self._submitting)
+        try:
+            applied = apply_job(
+                self.client, self.job, self._restore, timeout=self.wait_seconds, on_submit=self._submitting
+            )
+        except (JobFailed, StatementFailed, WaitTimeout) as error:
+            if self._begin.savepoint is None:
+                raise
+            self.log_trace(getattr(error, "body", ""))
+            kind = TransientError if isinstance(error, TransientError) else TerminalError
+            raise kind(f"{error}\n{self._choices(self._begin.savepoint)}") from error
         self._started = None
         self.log.info("%s: %s (%s)", applied.name, applied.action, applied.reason)
         FlinkJobLink.persist(context, self.hook.job_url(str(applied.job_id)))
@@ -324,10 +343,26 @@ class FlinkRunSqlOperator(_RunsBoundedJob):
 
     def _restore(self, savepoint: str | None) -> Restore:
         if self.resume == "none":
-            return Restore()
-        if self.resume == "latest":
-            return Restore(savepoint=savepoint or latest_restore(self.client, self.job_name))
-        return Restore(savepoint=self.resume)
+            self._begin = Restore()
+        elif self.resume == "latest":
+            self._begin = self._restore_from(savepoint or latest_restore(self.client, self.job_name))
+        else:
+            self._begin = self._restore_from(self.resume)
+        return self._begin
+
+    def _restore_from(self, savepoint: str | None) -> Restore:
+        allowed = truth(self.allow_non_restored_state, "allow_non_restored_state")
+        return Restore(savepoint=savepoint, drop_unclaimed=allowed)
+
+    def _choices(self, savepoint: str) -> str:
+        """What can be done where a job did not start from a state."""
+        return (
+            f"job {self.job_name} does not run; the state that it should have started from is kept: {savepoint}\n"
+            f"- the former statements go on from it (name it with resume={savepoint!r}: the cluster forgets it)\n"
+            "- where Flink refuses it because the statements have other operators now: allow_non_restored_state=True "
+            "drops what no operator takes, resume='none' drops all of it; Kafka tables with 'scan.startup.mode' = "
+            "'group-offsets' then go on at the offsets that the former job committed"
+        )
 
 
 class FlinkRunJarOperator(_RunsBoundedJob):

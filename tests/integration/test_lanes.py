@@ -23,17 +23,20 @@ import pytest
 import trino
 from confluent_kafka import Producer
 
-from airflow_provider_rtlake.clients.flink import FlinkClient, pauses
+from airflow_provider_rtlake.clients.flink import FlinkClient, JobState, pauses
 from airflow_provider_rtlake.clients.kafka import KafkaClient
 from airflow_provider_rtlake.commands.stream import settings_of
-from airflow_provider_rtlake.exceptions import ServiceUnavailable, StatementFailed
+from airflow_provider_rtlake.exceptions import JobFailed, ServiceUnavailable, StatementFailed
 from airflow_provider_rtlake.flink_sql.bronze import bronze_job
+from airflow_provider_rtlake.flink_sql.job import RenderedJob
 from airflow_provider_rtlake.flink_sql.quoting import literal
+from airflow_provider_rtlake.flink_sql.script import script_job
 from airflow_provider_rtlake.flink_sql.settings import LaneSettings
 from airflow_provider_rtlake.kit.stack import Stack
 from airflow_provider_rtlake.lanes.backfill import backfill
 from airflow_provider_rtlake.lanes.bronze import BATCH
 from airflow_provider_rtlake.lanes.dead_letters import dead_letters, dismiss, replay
+from airflow_provider_rtlake.lanes.jobs import Applied, Restore, apply_job, latest_restore, stop_job
 from airflow_provider_rtlake.lanes.lanes import Lane, LaneRunner, lanes_of
 from airflow_provider_rtlake.streams.model import Connector, Stream
 from airflow_provider_rtlake.streams.schema import Column, TableSchema
@@ -412,6 +415,36 @@ def test_a_refused_statement_tells_its_cause(bench: Bench) -> None:
     with bench.client.session() as session, pytest.raises(StatementFailed, match="Column 'nope' not found") as caught:
         session.execute("SELECT nope FROM (VALUES (1)) AS t (a)")
     assert "\tat " not in str(caught.value)
+
+
+def test_state_that_no_operator_takes_is_refused_and_can_be_left_out(bench: Bench) -> None:
+    """What ``FlinkRunSqlOperator(streaming=True)`` meets where changed statements have other operators."""
+    name = f"it state {time.time_ns()}"
+
+    def job(query: str) -> RenderedJob:
+        numbers = "'fields.n.kind' = 'sequence', 'fields.n.start' = '1', 'fields.n.end' = '1000000'"
+        script = f"""CREATE TABLE a (n BIGINT) WITH ('connector' = 'datagen', 'rows-per-second' = '100', {numbers});
+            CREATE TABLE b (n BIGINT) WITH ('connector' = 'blackhole'); INSERT INTO b {query}"""
+        return script_job(name, script, {"execution.runtime-mode": "streaming", "parallelism.default": "1"})
+
+    def run(query: str, *, drop_unclaimed: bool = False) -> Applied:
+        def restore(path: str | None) -> Restore:
+            return Restore(path or latest_restore(bench.client, name), drop_unclaimed=drop_unclaimed)
+
+        return apply_job(bench.client, job(query), restore, timeout=WAIT)
+
+    try:
+        counting = run("SELECT COUNT(*) FROM a")
+        time.sleep(3)  # until there is something to count
+        with pytest.raises((JobFailed, StatementFailed), match="Cannot map checkpoint/savepoint state"):
+            run("SELECT n FROM a")
+        savepoint = latest_restore(bench.client, name)
+        assert savepoint and bench.client.job(str(counting.job_id)).state is JobState.FINISHED
+        assert run("SELECT n FROM a", drop_unclaimed=True).started_from == savepoint
+    finally:
+        for entry in bench.client.jobs():
+            if entry.name == name and not entry.state.is_terminal:
+                stop_job(bench.client, entry.job_id, timeout=WAIT)
 
 
 @pytest.mark.skipif(shutil.which("javac") is None, reason="needs a Java compiler to make a jar")

@@ -19,6 +19,7 @@ class State:
     :param lose: number of answers to INSERT statements that are lost after the job was accepted.
     :param refuse_stop: stop-with-savepoint fails with this trace.
     :param fail_new: a new job fails with this trace.
+    :param refuse_state: a new job that starts from a state and may drop none of it fails with this trace.
     :param free_slots: of the cluster; -1 for one that does not tell.
     """
 
@@ -32,6 +33,7 @@ class State:
     lose: int = 0
     refuse_stop: str | None = None
     fail_new: str | None = None
+    refuse_state: str | None = None
     free_slots: int = 4
     clock: int = 1000
 
@@ -116,11 +118,13 @@ class Handler(BaseHTTPRequestHandler):
         if rest == ["exceptions"]:
             return 200, {"exceptionHistory": {"entries": [{"stacktrace": job["trace"]}] if job["trace"] else []}}
         if rest == ["checkpoints"]:
-            return 200, {"counts": {"completed": 3}, "latest": {"completed": job.get("checkpoint")}}
+            latest = {"completed": job.get("checkpoint"), "savepoint": job.get("savepoint")}
+            return 200, {"counts": {"completed": 3}, "latest": latest}
         if rest == ["stop"]:
             self.state.savepoints[body["triggerId"]] = {"jid": jid}
             if not self.state.refuse_stop:
                 job["state"] = "FINISHED"
+                job["savepoint"] = {"id": 9, "external_path": f"s3://sp/{jid}", "discarded": False}
             return 202, {"request-id": body["triggerId"]}
         if rest and rest[0] == "savepoints":
             failure = {"failure-cause": {"stack-trace": self.state.refuse_stop}}
@@ -176,9 +180,12 @@ class Handler(BaseHTTPRequestHandler):
             )
             return
         fingerprint = properties.get("pipeline.global-job-parameters", ":").split(":")[1]
-        state = "FAILED" if self.state.fail_new else "RUNNING"
+        restores = "execution.state-recovery.path" in properties
+        strict = properties.get("execution.state-recovery.ignore-unclaimed-state") != "true"
+        trace = self.state.fail_new or (self.state.refuse_state if restores and strict else None)
+        state = "FAILED" if trace else "RUNNING"
         jid = self.state.add_job(properties.get("pipeline.name", "x"), state, fingerprint, jid)
-        self.state.jobs[jid]["trace"] = self.state.fail_new or ""
+        self.state.jobs[jid]["trace"] = trace or ""
         self.state.jobs[jid]["restore"] = properties.get("execution.state-recovery.path")
         operation["job"] = jid
         if self.state.lose:

@@ -163,6 +163,17 @@ def test_the_newest_ended_job_of_a_name_is_resumed(server: tuple[FlinkClient, St
     assert latest_restore(client, "none") is None
 
 
+def test_a_stopped_job_is_resumed_from_its_savepoint(server: tuple[FlinkClient, State]) -> None:
+    """It is newer than the last checkpoint, which is gone with the job, and Flink lists it apart."""
+    client, state = server
+    jid = str(apply(client).job_id)
+    state.jobs[jid]["checkpoint"] = {"id": 8, "external_path": "s3://c/8", "discarded": True}
+    stop_job(client, jid, timeout=5)
+    assert latest_restore(client, "lane") == f"s3://sp/{jid}"
+    state.jobs[jid]["savepoint"]["discarded"] = True
+    assert latest_restore(client, "lane") is None
+
+
 def test_a_savepoint_asked_for_twice_is_one(server: tuple[FlinkClient, State]) -> None:
     client, state = server
     jid = state.add_job("lane")

@@ -193,6 +193,52 @@ def test_a_streaming_job_is_kept_and_replaced(flink: State, context: Any) -> Non
     assert flink.jobs[fresh["job_id"]]["restore"] is None
 
 
+REFUSED = (
+    "org.apache.flink.runtime.client.JobInitializationException: Could not start the JobMaster.\n\tat a.b\n"
+    "Caused by: java.lang.IllegalStateException: Cannot map checkpoint/savepoint state for operator 7 to the new "
+    "program, because the operator is not available in the new program.\n\tat c.d"
+)
+
+
+def test_a_refused_state_is_kept_and_the_choices_are_named(flink: State, context: Any) -> None:
+    former = run_sql(streaming=True).execute(context)["job_id"]
+    flink.refuse_state = REFUSED
+    with pytest.raises(AirflowFailException, match="Cannot map checkpoint/savepoint state") as caught:
+        run_sql(streaming=True, properties={"x": "y"}).execute(context)
+    told = str(caught.value)
+    path = f"s3://sp/{former}"
+    assert f"is kept: {path}" in told and f"resume={path!r}" in told
+    assert "allow_non_restored_state=True" in told and "resume='none'" in told and "'group-offsets'" in told
+    assert "\tat " not in told
+    flink.refuse_state = None
+    again = run_sql(streaming=True).execute(context)  # the former statements, put back
+    assert (again["action"], again["started_from"]) == ("start", path)
+
+
+@pytest.mark.parametrize(
+    ("choice", "taken"), [({"allow_non_restored_state": "True"}, True), ({"resume": "none"}, False)]
+)
+def test_each_choice_lets_the_changed_statements_run(
+    flink: State, context: Any, choice: dict[str, str], taken: bool
+) -> None:
+    former = run_sql(streaming=True).execute(context)["job_id"]
+    flink.refuse_state = REFUSED
+    with pytest.raises(AirflowFailException):
+        run_sql(streaming=True, properties={"x": "y"}).execute(context)
+    done = run_sql(streaming=True, properties={"x": "y"}, **choice).execute(context)
+    assert flink.jobs[done["job_id"]]["state"] == "RUNNING"
+    assert flink.jobs[done["job_id"]]["restore"] == (f"s3://sp/{former}" if taken else None)
+    kept = run_sql(streaming=True, properties={"x": "y"}).execute(context)
+    assert kept["action"] == "keep", "the choice is no part of what the job is"
+
+
+def test_a_job_without_a_state_to_lose_fails_as_it_is(flink: State, context: Any) -> None:
+    flink.fail_new = TRACE
+    with pytest.raises(AirflowFailException, match="disk full") as caught:
+        run_sql(streaming=True).execute(context)
+    assert "is kept" not in str(caught.value)
+
+
 def test_a_job_is_stopped_once(flink: State, context: Any) -> None:
     job_id = flink.add_job("j")
     stop = FlinkStopJobOperator(task_id="s", job_name="j")
