@@ -531,7 +531,7 @@ class FlinkApplyLanesOperator(_FlinkOperator):
     :param folder: folder of the declarations, ``connectors/*.yaml`` (templated).
     :param tables: only these, as declared (templated).
     :param tables_folder: folder of ``pinot_tables/*.yaml``: the real-time lane sends what its tables are declared
-        to hold; by default the one beside ``folder`` (templated).
+        to hold; by default the one beside ``folder``, if there is one (templated).
     :param lane: only ``bronze`` (with the transactions) or ``realtime``; both where it is None (templated).
     :param prune: stop jobs of lanes that are no longer declared (templated).
     :param accept_gap: go on although Kafka lost messages that bronze never read (templated).
@@ -607,8 +607,7 @@ class FlinkApplyLanesOperator(_FlinkOperator):
         settings = self.hook.lane_settings(
             kafka_conn_id=self.kafka_conn_id, nessie_conn_id=self.nessie_conn_id, s3_conn_id=self.s3_conn_id
         )
-        pinot = Path(self.tables_folder) if self.tables_folder else Path(self.folder).parent / "pinot_tables"
-        lanes = lanes_of(connectors, schemas, settings, declared=declared_types(pinot))
+        lanes = lanes_of(connectors, schemas, settings, declared=self._declared_types())
         runner = self.hook.lane_runner(settings, kafka_conn_id=self.kafka_conn_id)
         plan_only, accept_gap = truth(self.only_plan, "dry_run"), truth(self.accept_gap, "accept_gap")
         prune = truth(self.prune, "prune")
@@ -635,6 +634,12 @@ class FlinkApplyLanesOperator(_FlinkOperator):
             )
         changed = bool(made or pruned) or any(applied.changed for applied in done)
         return {"changed": changed, "lanes": [applied.as_dict() for applied in done], "pruned": pruned}
+
+    def _declared_types(self) -> dict[str, dict[str, str]]:
+        beside = Path(self.folder).parent / "pinot_tables"
+        if not self.tables_folder and not beside.is_dir():  # nobody said that there are any
+            return {}
+        return declared_types(Path(self.tables_folder or beside))
 
     def _without_pinot_table(self, context: Context) -> set[str]:
         """Pinot tables that the task before could not bring about."""

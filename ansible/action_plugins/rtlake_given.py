@@ -26,10 +26,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         given = {n: self._value(known[n]) for n in names if not n.startswith(_LEFT_OUT)}
         given["supervisor"] = self._value(known["rtlake_supervisor"])
         content = json.dumps(given, indent=1, sort_keys=True, default=str) + "\n"
-        files = [{"path": self._task.args["path"], "content": content, "mode": "0600"}]
-        result.update(
-            self._execute_module(module_name="rtlake_files", module_args={"files": files}, task_vars=task_vars)
-        )
+        path = self._task.args["path"]
+        arguments = {"files": [{"path": path, "mode": "0600"}], "contents": {path: content}}
+        result.update(self._execute_module(module_name="rtlake_files", module_args=arguments, task_vars=task_vars))
         return result
 
     def _defaults(self, folder: Path) -> dict[str, Any]:

@@ -73,7 +73,7 @@ def test_health_says_what_status_and_doctor_found_and_fails_then(tmp_path: Path,
 
 def test_names_that_a_user_may_choose_are_the_same_everywhere(tmp_path: Path) -> None:
     roles = ANSIBLE / "roles"
-    read = [{"include_vars": str(roles / role / "vars" / "main.yml")} for role in ("postgresql", "trino")]
+    read = [{"include_vars": str(roles / role / "vars" / "main.yml")} for role in ("common", "postgresql", "trino")]
     stack = {"src": str(roles / "common" / "templates" / "stack.json.j2"), "dest": str(tmp_path / "stack.json")}
     store = {"src": str(roles / "s3proxy" / "templates" / "s3proxy.properties.j2"), "dest": str(tmp_path / "s3")}
     shown = {
