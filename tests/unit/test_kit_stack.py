@@ -323,8 +323,10 @@ def test_a_closed_folder_above_is_named(tmp_path: Path) -> None:
 def test_another_installation_beside_is_not_ours(tmp_path: Path) -> None:
     import subprocess
 
-    command = [sys.executable, "-c", "input()", str(tmp_path / "home-two" / "x")]
-    with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
+    command = [sys.executable, "-c", "print(flush=True); input()", str(tmp_path / "home-two" / "x")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()  # it runs: before, its command line may still be empty
         assert preflight.is_ours(process.pid, tmp_path / "home-two")
         assert not preflight.is_ours(process.pid, tmp_path / "home")
         process.communicate(b"\n")
