@@ -96,8 +96,7 @@ def test_declared_types_staging_truncate_and_prune(
     assert "public.it_transactions: 0 rows" in rtlake("stream", "truncates", *declared.where)
 
     # The plain files hold what bronze holds.
-    tables = ["--tables", str(declared.folder / "pinot")]
-    rtlake("stream", "stop", "public.it_transactions", "--lane", "bronze", *declared.where, *tables)
+    rtlake("stream", "stop", "public.it_transactions", "--lane", "bronze", *declared.where)
     staged = {tuple(row[name] for name in COLUMNS) for row in _staged(stack, folder)}
     bronze = access.trino(f"SELECT {', '.join(COLUMNS)} FROM {table_name(stream.bronze_table)}")
     assert len(bronze) == 303
@@ -107,6 +106,7 @@ def test_declared_types_staging_truncate_and_prune(
     file = declared.folder / "it.yaml"
     file.write_text(file.read_text().replace("  public.it_pruned:\n    realtime: false\n", ""))
     assert "it_pruned" not in file.read_text()
+    tables = ["--tables", str(declared.folder / "pinot")]
     told = rtlake("stream", "apply", "--prune", *declared.where, *tables)
     assert told.count("stopped (not declared)") == 1
     assert f"bronze.{stream.connector.topic_prefix}.public.it_pruned: stopped" in told
