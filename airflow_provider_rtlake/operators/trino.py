@@ -467,8 +467,9 @@ class TrinoScd2SourceCheckOperator(_TrinoCheckOperator):
 
     def _pair(self, history: TableName) -> Pair | None:
         """What can be compared; None where both sides are empty."""
-        # The newest version's: a history may hold keys of other columns, which a new snapshot closed.
-        sample = self.query(f"SELECT {KEY} FROM {history.sql} ORDER BY scd2_opened_position DESC LIMIT 1")  # noqa: S608
+        # A current version's, if there is one: a history may hold keys of other columns, which a new snapshot closed.
+        sample = self.query(f"SELECT {KEY} FROM {history.sql} WHERE is_current LIMIT 1")  # noqa: S608
+        sample = sample or self.query(f"SELECT {KEY} FROM {history.sql} LIMIT 1")  # noqa: S608
         place = TableName(self.source_catalog, self.schema, self.table)
         try:
             source = self.columns(place)
