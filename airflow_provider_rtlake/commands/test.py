@@ -45,7 +45,7 @@ def test(context: typer.Context, what: Annotated[str, typer.Argument(help=_WHAT_
     Their stack lives in RTLAKE_TEST_HOME, on ports of its own; RTLAKE_TEST_STACK names a running one instead.
 
     'system' boots a fresh Debian 12 beside this one (systemd-nspawn, as root) and runs the playbook there as a user
-    would: RTLAKE_TEST_NODE names the components (or all), RTLAKE_TEST_GOLDEN a folder for the unpacked Debian.
+    would: RTLAKE_TEST_NODE names the components (or all), RTLAKE_TEST_NODE_SUITE=jammy takes Ubuntu 22.04.
     """
     arguments = list(context.args)
     if what.startswith("-"):

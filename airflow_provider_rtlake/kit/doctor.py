@@ -96,8 +96,8 @@ def _secrets(stack: Stack, project: Path) -> Iterator[Finding]:
         "secrets",
         not missing,
         f"missing: {', '.join(missing)}" if missing else "all there",
-        "./rtlake up --converge (makes new ones and stores them wherever they are used; postgres, airflow_fernet: take "
-        "them from a backup)",
+        "./rtlake up --converge (makes new ones and stores them wherever they are used; postgres, airflow_fernet, "
+        "superset_key: take them from a backup)",
     )
     if open_:
         yield Finding("secrets", False, f"readable by others: {', '.join(open_)}", f"chmod 600 {folder}/*")

@@ -1,7 +1,8 @@
-"""Fills the download cache: one Maven run and one pip run for what is missing, by exact coordinates."""
+"""Fills the download cache: one Maven run, and pip, apt or uv for the rest of what is missing, by exact coordinates."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -15,7 +16,8 @@ from airflow_provider_rtlake.kit.artifacts import Artifact, ArtifactRefused, mat
 DEPENDENCY_PLUGIN = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1"
 _LANES = 4  # Maven modules built side by side, so that downloads overlap
 Say = Callable[[str], None]
-_DEBIAN_HINT = "On another system than Debian 12 bring the file in a cache filled there by 'rtlake fetch'"
+_DEBIAN, _DEBIAN_SUITE = "http://deb.debian.org/debian", "bookworm"
+_DEBIAN_HINT = "RTLAKE_DEBIAN_MIRROR names another archive; or bring the file in a cache filled by 'rtlake fetch'"
 
 
 class FetchFailed(TransientError):
@@ -63,6 +65,24 @@ def ensure(artifacts: Iterable[Artifact], cache: Path, say: Say = lambda _: None
             "were locked: do not use them before you know why"
         )
     return missing
+
+
+def fill_uv_cache(requirements: Path) -> None:
+    """Have uv download and build what a lock of Python packages names, so that it can be installed without network.
+
+    :param requirements: packages with hashes.
+    :raises FetchFailed: with uv's own words.
+    """
+    uv = str(Path(sys.executable).with_name("uv"))
+    with tempfile.TemporaryDirectory(prefix="rtlake-uv-") as temporary:
+        there = f"{temporary}/bin/python"
+        for command in (
+            ["venv", "--quiet", "--python", sys.executable, temporary, "--allow-existing"],
+            ["pip", "sync", "--quiet", "--python", there, "--require-hashes", str(requirements)],
+        ):
+            done = subprocess.run([uv, *command], capture_output=True, text=True, check=False)
+            if done.returncode != 0:
+                raise FetchFailed(f"{requirements.name}: uv failed: {done.stderr.strip()[-2000:]}")
 
 
 def maven_item(artifact: Artifact, cache: Path) -> str:
@@ -166,24 +186,57 @@ def _fetch_debian(artifact: Artifact, cache: Path) -> None:
     target = cache / artifact.cache_path
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="rtlake-apt-", dir=target.parent) as temporary:
-        apt_download(artifact.name, Path(temporary)).rename(target)
+        folder = Path(temporary)
+        try:
+            found = apt_download(artifact.name, folder)
+        except FetchFailed as failed:  # another distribution, whose archive has other versions
+            try:
+                found = apt_download(artifact.name, folder, debian_archive(folder))
+            except FetchFailed as error:
+                raise FetchFailed(f"{failed}. Then, from Debian's archive: {error}. {_DEBIAN_HINT}") from None
+        found.rename(target)
 
 
-def apt_download(name: str, folder: Path) -> Path:
+def debian_archive(folder: Path) -> list[str]:
+    """Options with which apt knows nothing but Debian 12's archive, whatever this machine's own sources are.
+
+    :param folder: where apt keeps what it then knows. Signatures are not asked for, because the machine may not have
+        Debian's keys: what comes must be verified by its sha256.
+    :raises FetchFailed: the archive does not answer.
+    """
+    for name in ("lists/partial", "cache/archives/partial"):
+        (folder / name).mkdir(parents=True)
+    archive = os.environ.get("RTLAKE_DEBIAN_MIRROR") or _DEBIAN
+    (folder / "sources.list").write_text(f"deb [trusted=yes] {archive} {_DEBIAN_SUITE} main\n")
+    places = {"Etc::SourceList": "sources.list", "State::Lists": "lists", "Cache": "cache"}
+    options = [word for key, name in places.items() for word in ("-o", f"Dir::{key}={folder / name}")]
+    options += ["-o", "Dir::Etc::SourceParts=-"]
+    _apt_get([*options, "update", "-qq"], folder)
+    return options
+
+
+def apt_download(name: str, folder: Path, options: Sequence[str] = ()) -> Path:
     """Download one Debian package; nothing is installed, and no root is needed.
 
     :param name: ``package=version``.
     :param folder: where to.
+    :param options: for apt-get; this machine's own sources if there are none.
     :raises FetchFailed: with apt's own words.
     """
+    _apt_get([*options, "download", "-qq", name], folder)
+    found = sorted(folder.glob("*.deb"))
+    if not found:
+        raise FetchFailed(f"apt-get download {name} brought nothing")
+    return found[0]
+
+
+def _apt_get(arguments: Sequence[str], folder: Path) -> None:
     # Without its sandbox user, who may not write into the folder.
-    command = ["apt-get", "download", "-qq", "-o", "APT::Sandbox::User=root", name]
+    command = ["apt-get", "-o", "APT::Sandbox::User=root", *arguments]
     try:
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     except FileNotFoundError:
-        raise FetchFailed(f"{name}: there is no apt-get here; {_DEBIAN_HINT}") from None
-    found = sorted(folder.glob("*.deb"))
-    if done.returncode != 0 or not found:
+        raise FetchFailed("there is no apt-get here") from None
+    if done.returncode != 0:
         said = " ".join(done.stderr.split())[-600:]
-        raise FetchFailed(f"apt-get download {name} failed: {said}. Try 'apt-get update' first. {_DEBIAN_HINT}")
-    return found[0]
+        raise FetchFailed(f"apt-get {arguments[-2]} {arguments[-1]} failed: {said}")

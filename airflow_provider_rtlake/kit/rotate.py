@@ -13,6 +13,7 @@ from airflow_provider_rtlake.kit import airflow, postgres, settings
 from airflow_provider_rtlake.kit.stack import Stack
 
 _FERNET = "airflow_fernet"
+_SUPERSET = "superset_key"
 _SUPERUSER = "postgres"
 
 
@@ -31,9 +32,13 @@ def kept(stack: Stack) -> dict[str, str]:
         found[_FERNET] = "what it encrypts can only be encrypted anew while Airflow is installed"
     if "postgresql" not in stack.services:
         found[_SUPERUSER] = "only a running PostgreSQL can be given a new one"
-    if (stack.home / "var" / "superset").exists():
-        found["superset_key"] = "Superset cannot encrypt anew what it protects, see docs/monitoring.md"
+    if _superset_has_data(stack) and "superset" not in stack.services:
+        found[_SUPERSET] = "what it encrypts can only be encrypted anew while Superset is installed"
     return found
+
+
+def _superset_has_data(stack: Stack) -> bool:
+    return (stack.home / "var" / "superset").exists()
 
 
 def rotate(stack: Stack, wanted: Sequence[str], converge: Callable[[], None]) -> None:
@@ -52,20 +57,26 @@ def rotate(stack: Stack, wanted: Sequence[str], converge: Callable[[], None]) ->
         raise UserError("; ".join(refused))
     if _SUPERUSER in wanted:  # first: it is the one that a server can refuse
         _renew_superuser(stack)
+    encrypting = {
+        name: _make(name) for name in wanted if name == _FERNET or (name == _SUPERSET and _superset_has_data(stack))
+    }
     for name in wanted:
-        if name not in (_FERNET, _SUPERUSER):
-            _write(stack.home / "secrets" / name, secrets.token_hex(32))
-    if _FERNET not in wanted:
-        converge()
+        if name not in (*encrypting, _SUPERUSER):
+            _write(stack.home / "secrets" / name, _make(name))
+    for name, new in encrypting.items():  # what is there is read with any key of the list, and written with the first
+        _write(stack.home / "secrets" / name, f"{new},{(stack.home / 'secrets' / name).read_text().strip()}")
+    converge()  # Superset encrypts anew when it starts
+    if not encrypting:
         return
-    path = stack.home / "secrets" / _FERNET
-    old = path.read_text().strip()
-    new = base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
-    _write(path, f"{new},{old}")  # Airflow reads with any key of the list and writes with the first
+    if _FERNET in encrypting:
+        airflow.run_cli(stack, ["rotate-fernet-key"])
+    for name, new in encrypting.items():
+        _write(stack.home / "secrets" / name, new)
     converge()
-    airflow.run_cli(stack, ["rotate-fernet-key"])
-    _write(path, new)
-    converge()
+
+
+def _make(name: str) -> str:
+    return base64.urlsafe_b64encode(secrets.token_bytes(32)).decode() if name == _FERNET else secrets.token_hex(32)
 
 
 def _renew_superuser(stack: Stack) -> None:

@@ -25,6 +25,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "trino": ("postgresql", "s3proxy", "nessie"),
     "airflow": ("postgresql",),
     "kafka_ui": ("kafka",),
+    "superset": ("pinot", "trino"),
 }
 
 # Roles that come and go together, with the variable rtlake_monitoring and not with the list of components.

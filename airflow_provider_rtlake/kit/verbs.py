@@ -38,6 +38,7 @@ _OFFSET = "rtlake_port_offset"
 _COMPONENTS = "rtlake_components"
 _MONITORING = "rtlake_monitoring"
 _STORE = "rtlake_object_store"
+_SUPERSET = "superset"  # Python packages of its own, no artifact
 
 
 def project() -> Path:
@@ -358,13 +359,18 @@ def lock(
 
 
 def fetch(
-    components: Annotated[list[str] | None, typer.Argument(help="Only these; all if none is named.")] = None,
+    components: Annotated[
+        list[str] | None, typer.Argument(help="Only these; all but superset's packages if none is named.")
+    ] = None,
 ) -> None:
     """Fill the download cache with every locked file, and verify what is there already."""
     locked = artifacts.load_lock(project() / "ansible" / artifacts.LOCK_NAME)
-    unknown = sorted(set(components or ()) - locked.keys())
+    unknown = sorted(set(components or ()) - locked.keys() - {_SUPERSET})
     if unknown:
-        raise UserError(f"not in the lock: {', '.join(unknown)}; there are: {', '.join(locked)}")
+        raise UserError(f"not in the lock: {', '.join(unknown)}; there are: {', '.join([*locked, _SUPERSET])}")
     wanted = [a for n, c in locked.items() if not components or n in components for a in c.artifacts]
     fetched = fetching.ensure(wanted, cache(), say)
     say(f"{len(wanted)} files verified, {len(fetched)} of them fetched now")
+    if _SUPERSET in (components or ()):
+        fetching.fill_uv_cache(project() / "requirements" / "superset.txt")
+        say("superset: its packages are in the cache")

@@ -22,8 +22,7 @@ options:
   folder: {description: Folder of the secrets, type: path, required: true}
   names: {description: Kind (token or fernet) of each name, type: dict, required: true}
   given: {description: Values to begin with, such as from ansible-vault, type: dict, default: {}}
-  irreplaceable: {description: Never made anew where data is there, type: list, elements: str, default: []}
-  data: {description: Folder of the data that they belong to, type: path}
+  irreplaceable: {description: Names that are never made anew where a folder holds their data, type: dict, default: {}}
 author: [RTLake]
 """
 EXAMPLES = r"""
@@ -73,8 +72,7 @@ def main() -> None:
             "folder": {"type": "path", "required": True},
             "names": {"type": "dict", "required": True},
             "given": {"type": "dict", "default": {}, "no_log": True},
-            "irreplaceable": {"type": "list", "elements": "str", "default": []},
-            "data": {"type": "path"},
+            "irreplaceable": {"type": "dict", "default": {}},
         },
         supports_check_mode=True,
     )
@@ -82,13 +80,11 @@ def main() -> None:
     unknown = sorted(set(given) - set(module.params["names"]))
     if unknown:
         module.fail_json(msg=f"rtlake_secrets_given: no secret {', '.join(unknown)}")
-    data = module.params["data"]
-    if data and Path(data).exists():
-        lost = [n for n in module.params["irreplaceable"] if n not in given and not (folder / n).exists()]
-        if lost:
+    for name, data in module.params["irreplaceable"].items():
+        if Path(data).exists() and name not in given and not (folder / name).exists():
             module.fail_json(
-                msg=f"{folder} lacks {', '.join(lost)}, and what is in {data} cannot be read with a new one: bring it "
-                "back from a backup (its secrets.tar), or give its value in rtlake_secrets_given"
+                msg=f"{folder} lacks {name}, and what is in {data} cannot be read with a new one: bring it back from a "
+                "backup (its secrets.tar), or give its value in rtlake_secrets_given"
             )
     values, made = {}, []
     for name, kind in module.params["names"].items():

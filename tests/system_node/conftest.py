@@ -1,4 +1,4 @@
-"""A fresh Debian 12 node for the system tests, prepared with network, then cut off from it."""
+"""A fresh Debian 12 or Ubuntu 22.04 node for the system tests, prepared with network, then cut off from it."""
 
 from __future__ import annotations
 
@@ -28,10 +28,21 @@ def components() -> list[str]:
     return [] if wanted == "all" else wanted.split(",")
 
 
+def suite() -> nodes.Suite:
+    """The node's system: RTLAKE_TEST_NODE_SUITE, a key of :data:`nodes.SUITES`."""
+    return nodes.SUITES[os.environ.get("RTLAKE_TEST_NODE_SUITE", "bookworm")]
+
+
+def mirror(wanted: nodes.Suite) -> str | None:
+    """RTLAKE_TEST_MIRROR, or for a Debian this machine's own, where it is one."""
+    return os.environ.get("RTLAKE_TEST_MIRROR") or (nodes.host_mirror() if wanted.name == "bookworm" else None)
+
+
 @pytest.fixture(scope="session")
 def server() -> Iterator[Server]:
     """A node without network on which everything is there that the playbook needs, and nothing of ours is installed."""
-    reason = nodes.why_impossible()
+    wanted = suite()
+    reason = nodes.why_impossible(wanted)
     if reason:
         pytest.skip(f"no node can be booted here: {reason}")
     needed = MEMORY_GB["all"] if not components() else 4.0
@@ -43,10 +54,11 @@ def server() -> Iterator[Server]:
     if given:
         node = nodes.Node(Path(given), f"rtlake-{os.getpid()}", {cache: CACHE})
     else:
-        golden = nodes.golden(Path(os.environ.get("RTLAKE_TEST_GOLDEN") or cache / "nodes"), nodes.host_mirror())
+        folder = Path(os.environ.get("RTLAKE_TEST_GOLDEN") or cache / "nodes")
+        golden = nodes.golden(folder, wanted, mirror(wanted))
         folder = Path(tempfile.mkdtemp(prefix="rtlake-node-", dir=os.environ.get("RTLAKE_TEST_NODE_FOLDER")))
         node = nodes.Node.fresh(golden, folder / "root", f"rtlake-{os.getpid()}", {cache: CACHE})
-    found = Server(node, components())
+    found = Server(node, components(), wanted.postgresql)
     try:
         _copy_project(node.root / PROJECT_IN_NODE.lstrip("/"))
         if not given:

@@ -1,4 +1,4 @@
-"""A machine of its own for tests: a Debian 12 folder made by debootstrap, booted by systemd-nspawn.
+"""A machine of its own for tests: a folder made by debootstrap, Debian 12 or Ubuntu 22.04, booted by systemd-nspawn.
 
 The network is the host's (so a port offset is needed) or a loopback of its own, without any way out.
 """
@@ -6,6 +6,7 @@ The network is the host's (so a port offset is needed) or a loopback of its own,
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import shutil
 import signal
@@ -16,8 +17,8 @@ from pathlib import Path
 
 import psutil
 
-SUITE = "bookworm"
 PACKAGES = "systemd,systemd-sysv,dbus,python3,python3-apt,sudo,ca-certificates,iproute2,procps"
+_KEYRINGS = Path("/usr/share/keyrings")
 _CERTIFICATES = Path("/usr/local/share/ca-certificates")  # of a company's mirror, for example
 _HIERARCHIES = (Path("/sys/fs/cgroup/systemd"), Path("/sys/fs/cgroup/unified"))
 _SETTINGS = (".m2/settings.xml", ".config/pip/pip.conf")  # how this user reaches registries
@@ -25,13 +26,51 @@ _BOOT_SECONDS = 120.0
 _STOP_SECONDS = 240.0
 
 
-def why_impossible() -> str | None:
+@dataclasses.dataclass(frozen=True)
+class Suite:
+    """A system that nodes are made of.
+
+    :param name: as debootstrap and its archive call it.
+    :param keyring: file of :data:`_KEYRINGS` that its archive is signed by, and the package that brings it.
+    :param mirror: its archive.
+    :param components: of the archive.
+    :param more: further suites of the same release, which the packages are installed from.
+    :param postgresql: major version in it.
+    """
+
+    name: str
+    keyring: str
+    mirror: str
+    components: str
+    more: tuple[str, ...]
+    postgresql: int
+
+
+SUITES = {
+    suite.name: suite
+    for suite in (
+        Suite("bookworm", "debian-archive-keyring", "http://deb.debian.org/debian", "main", (), 15),
+        Suite(
+            "jammy",
+            "ubuntu-archive-keyring",
+            "http://archive.ubuntu.com/ubuntu",
+            "main,universe",
+            ("jammy-updates", "jammy-security"),
+            14,
+        ),
+    )
+}
+
+
+def why_impossible(suite: Suite) -> str | None:
     """Why no node can be made here, or None."""
     if os.geteuid() != 0:
         return "a node needs root (systemd-nspawn)"
     missing = [p for p in ("debootstrap", "systemd-nspawn", "nsenter") if not shutil.which(p)]
     if missing:
         return f"missing: {', '.join(missing)}; apt-get install debootstrap systemd-container"
+    if not (_KEYRINGS / f"{suite.keyring}.gpg").exists():
+        return f"{_KEYRINGS}/{suite.keyring}.gpg is missing, which the archive of {suite.name} is signed by"
     if not _systemd_runs() and not all(h.is_dir() for h in _HIERARCHIES):
         return "no cgroup hierarchy that systemd in a node could use"
     return None
@@ -41,19 +80,27 @@ def _systemd_runs() -> bool:
     return Path("/run/systemd/system").is_dir()
 
 
-def golden(folder: Path, mirror: str | None) -> Path:
-    """A fresh Debian to copy nodes from; made once.
+def golden(folder: Path, suite: Suite, mirror: str | None) -> Path:
+    """A fresh system to copy nodes from; made once.
 
     :param folder: where it lies, or will.
-    :param mirror: Debian mirror's URL; None: debootstrap's own choice.
+    :param suite: what it is.
+    :param mirror: URL of its archive; None: the suite's own.
     """
-    root = folder / SUITE
+    root = folder / suite.name
     if not (root / ".complete").exists():
         shutil.rmtree(root, ignore_errors=True)
         root.parent.mkdir(parents=True, exist_ok=True)
-        command = ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", SUITE, str(root)]
-        command += [mirror] if mirror else []
+        archive = mirror or suite.mirror
+        command = ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", f"--components={suite.components}"]
+        command += [f"--keyring={_KEYRINGS}/{suite.keyring}.gpg", "--force-check-gpg", suite.name, str(root), archive]
         subprocess.run(command, check=True, capture_output=True, text=True)
+        sources = [f"deb {archive} {name} {suite.components.replace(',', ' ')}\n" for name in (suite.name, *suite.more)]
+        (root / "etc" / "apt" / "sources.list").write_text("".join(sources))
+        # The host's resolver is used; one of its own would ask from a network that is not its own.
+        (root / "etc" / "systemd" / "system" / "systemd-resolved.service").symlink_to("/dev/null")
+        (root / "etc" / "resolv.conf").unlink(missing_ok=True)
+        (root / "etc" / "resolv.conf").touch()
         (root / ".complete").touch()
     return root
 

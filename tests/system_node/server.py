@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from importlib import metadata
+import time
 from typing import Any
 
 from tests.system_node.node import Node
@@ -43,13 +43,14 @@ class Play:
 class Server:
     """A node, as its administrator uses it.
 
-    :param components: what it runs; everything, with monitoring, if empty.
+    :param components: what it runs; everything, with monitoring and Superset, if empty.
+    :param postgresql: major version of the distribution's PostgreSQL.
     """
 
-    def __init__(self, node: Node, components: list[str]) -> None:
-        self.node, self.components = node, components
+    def __init__(self, node: Node, components: list[str], postgresql: int) -> None:
+        self.node, self.components, self.postgresql = node, components, postgresql
         self.variables: dict[str, Any] = (
-            {"rtlake_components": components} if components else {"rtlake_monitoring": True}
+            {"rtlake_components": components} if components else {"rtlake_monitoring": True, "superset_enabled": True}
         )
 
     @property
@@ -64,11 +65,16 @@ class Server:
         # As the playbook's first task does, before the packages can start a cluster of their own.
         self.run("mkdir -p /etc/postgresql-common/createcluster.d")
         self.run("echo 'create_main_cluster = false' >/etc/postgresql-common/createcluster.d/rtlake.conf")
-        self.run("apt-get install -y -qq --no-install-recommends postgresql-15 >/dev/null")
+        self.run(f"apt-get install -y -qq --no-install-recommends postgresql-{self.postgresql} >/dev/null")
         self.run("rm -r /etc/postgresql-common/createcluster.d/rtlake.conf")
-        core = metadata.version("ansible-core")
-        self.run(f"python3 -m venv /root/ansible && /root/ansible/bin/pip install -q ansible-core=={core}", limit=600)
+        self.run(
+            f"grep '^ansible-core==' {PROJECT_IN_NODE}/requirements/lock.txt | tr -d '\\\\' >/root/ansible.txt"
+            " && python3 -m venv /root/ansible && /root/ansible/bin/pip install -q -r /root/ansible.txt",
+            limit=600,
+        )
         self.run(f"cd {PROJECT_IN_NODE} && ./rtlake fetch", limit=1800)
+        if self.whole:
+            self.run(f"cd {PROJECT_IN_NODE} && ./rtlake fetch superset", limit=1800)
         self.run(f"rm -rf {HOME}")
 
     def run(self, script: str, **options: Any) -> str:
@@ -123,11 +129,27 @@ class Server:
         listed = self.run("systemctl list-unit-files --no-legend --no-pager 'rtlake-*.service' | cut -d' ' -f1")
         return listed.split()
 
+    def exposure(self, unit: str) -> float:
+        """What ``systemd-analyze security`` gives a unit: 0 (confined) to 10."""
+        said = self.run(f"systemd-analyze security --no-pager {unit} | tail -1")
+        return float(re.findall(r"([0-9.]+) [A-Z]", said)[-1])
+
     def healthy(self) -> dict[str, bool]:
         """Which services answered just now."""
         _, said = self.tried(f"cd {PROJECT_IN_NODE} && ./rtlake status --json")
         answer = json.loads(next(line for line in reversed(said.splitlines()) if line.startswith("{")))
         return {name: bool(one["healthy"]) for name, one in answer["services"].items()}
+
+    def recovers(self, limit: float) -> None:
+        """Wait until every service answers.
+
+        :param limit: seconds.
+        :raises AssertionError: some do not; they are in the message.
+        """
+        end = time.monotonic() + limit
+        while not all((answers := self.healthy()).values()):
+            assert time.monotonic() < end, answers
+            time.sleep(1)
 
     def sql(self, statement: str, database: str = "rtsales", role: str = "rtlake") -> str:
         """Ask PostgreSQL; one value a line."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 PROJECT = Path(__file__).parents[2]
 ANSIBLE = PROJECT / "ansible"
@@ -125,19 +126,34 @@ def test_a_timer_goes_with_what_it_is_for(
             assert states[path] == ("file" if name in there else "absent")
 
 
-def test_the_backup_gives_up_what_it_does_not_need(tmp_path: Path) -> None:
+def test_the_backup_has_one_capability_and_one_folder(tmp_path: Path) -> None:
     role = ANSIBLE / "roles"
     read = {"include_vars": str(role / "upkeep" / "vars" / "main.yml")}
     template = {"src": str(role / "common" / "templates" / "upkeep.service.j2"), "dest": str(tmp_path / "unit")}
     tasks = [read, {"template": template, "vars": {"unit": "{{ upkeep_backup }}"}}]
-    given = {"upkeep_backup_when": "daily", "rtlake_backup_folder": "/srv/backups", "rtlake_cache": "/c"}
+    given = {"upkeep_backup_when": "daily", "rtlake_backup_folder": "/home/me/backups", "rtlake_cache": "/c"}
     done = play(tmp_path, playbook_of(tmp_path, *tasks), **given)
     assert done.returncode == 0, done.stdout
-    lines = [line.strip() for line in (tmp_path / "unit").read_text().splitlines()]
-    assert {"User=root", "NoNewPrivileges=true", "ProtectSystem=full", "RestrictNamespaces=true"} <= set(lines)
-    assert f"ReadWritePaths=-{tmp_path} -/c -/srv/backups" in lines
-    # systemd obeys only who has them; a private /tmp would swallow a backup made there.
-    assert not [line for line in lines if line.startswith(("CapabilityBoundingSet", "PrivateUsers", "PrivateTmp"))]
+    said: dict[str, str] = {}
+    for line in (tmp_path / "unit").read_text().splitlines():
+        name, _, value = line.partition("=")
+        said[name] = value  # the last one counts
+    assert said["User"] == "root"
+    assert said["CapabilityBoundingSet"] == "CAP_DAC_READ_SEARCH"
+    assert said["PrivateUsers"] == "false"  # systemd would not know it as root
+    assert (said["ProtectSystem"], said["ReadWritePaths"]) == ("strict", "/home/me/backups")
+    assert said["ProtectHome"] == "read-only"  # without it, the folder would not be there
+
+
+@pytest.mark.parametrize("folder", ["backups", "/tmp/backups", "/var/tmp", "/opt/rtlake/backups"])  # noqa: S108
+def test_backups_must_lie_where_they_last(tmp_path: Path, folder: str) -> None:
+    role = ANSIBLE / "roles" / "upkeep"
+    tasks = yaml.safe_load((role / "tasks" / "main.yml").read_text())
+    read = [{"include_vars": str(role / part / "main.yml")} for part in ("defaults", "vars")]
+    given = {"rtlake_backup_folder": folder, "rtlake_components": ["postgresql"]}
+    done = play(tmp_path, playbook_of(tmp_path, *read, tasks[0]), rtlake_home="/opt/rtlake", **given)
+    assert done.returncode != 0
+    assert "must be a full path" in done.stdout
 
 
 def test_files_tell_what_differs_but_no_secret(tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ def test_nothing_is_renewed_where_the_server_refuses(tmp_path: Path, server: Ser
 
 @pytest.mark.parametrize(
     ("name", "reason"),
-    [("postgres", "a running PostgreSQL"), ("airflow_fernet", "while Airflow"), ("superset_key", "Superset cannot")],
+    [("postgres", "a running PostgreSQL"), ("airflow_fernet", "while Airflow"), ("superset_key", "while Superset")],
 )
 def test_what_would_be_lost_is_refused_before_anything_is_renewed(tmp_path: Path, name: str, reason: str) -> None:
     stack = stack_of(tmp_path, "kafka")
@@ -106,6 +106,23 @@ def test_all_leaves_out_what_would_be_lost_and_says_so(
     assert changed(stack) == ["nessie", "s3"]
     said = capsys.readouterr().err
     assert all(f"not rotated: {name}: " in said for name in ("airflow_fernet", "postgres", "superset_key"))
+
+
+def test_what_encrypts_is_known_beside_the_new_one_until_all_is_encrypted_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stack = stack_of(tmp_path, "airflow", "superset")
+    (tmp_path / "var" / "superset").mkdir(parents=True)
+    steps: list[dict[str, str] | str] = []
+    monkeypatch.setattr(rotate.airflow, "run_cli", lambda _, words: steps.append(" ".join(words)))
+    rotate.rotate(stack, ["airflow_fernet", "nessie", "superset_key"], lambda: steps.append(values(stack)))
+    first, command_, last = steps
+    assert isinstance(first, dict) and isinstance(last, dict)
+    assert command_ == "rotate-fernet-key"
+    for name in ("airflow_fernet", "superset_key"):
+        assert first[name] == f"{last[name]},old-{name}"
+    assert first["nessie"] == last["nessie"] != "old-nessie"
+    assert changed(stack) == ["airflow_fernet", "nessie", "superset_key"]
 
 
 def test_a_key_that_encrypts_nothing_is_rotated(tmp_path: Path, server: Server) -> None:

@@ -77,14 +77,14 @@ def test_a_given_fernet_key_is_one(folder: Path, value: str, failed: bool) -> No
 
 def test_what_data_hangs_on_is_not_made_anew(folder: Path) -> None:
     names = {"a": "token", "b": "token"}
-    first = run(folder=str(folder), names=names, irreplaceable=["a"], data=str(folder / "data"))
+    first = run(folder=str(folder), names=names, irreplaceable={"a": str(folder / "data")})
     (folder / "data").mkdir()
     for name in names:
         (folder / name).unlink()
-    answer = run(folder=str(folder), names=names, irreplaceable=["a"], data=str(folder / "data"))
+    answer = run(folder=str(folder), names=names, irreplaceable={"a": str(folder / "data")})
     assert answer["failed"] and "lacks a, and" in answer["msg"] and "backup" in answer["msg"]
     again = {"a": first["secrets"]["a"]}
-    answer = run(folder=str(folder), names=names, irreplaceable=["a"], data=str(folder / "data"), given=again)
+    answer = run(folder=str(folder), names=names, irreplaceable={"a": str(folder / "data")}, given=again)
     assert answer["secrets"]["a"] == again["a"], "given again"
 
 

@@ -80,16 +80,38 @@ def test_a_package_that_would_leave_its_folder_is_refused(tmp_path: Path) -> Non
     assert not (tmp_path / "evil").exists()
 
 
+DEB = Artifact("debian", "prometheus=1", NAME, hashlib.sha256(b"deb").hexdigest(), 3)
+
+
 def test_without_apt_the_message_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(fetch.FetchFailed, match="rtlake fetch"):
-        fetch.apt_download("prometheus=1", tmp_path)
+    with pytest.raises(fetch.FetchFailed, match=r"no apt-get here.*rtlake fetch"):
+        fetch.ensure([DEB], tmp_path / "cache")
+
+
+def apt(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An apt-get that does what a script says."""
+    (folder / "apt-get").write_text(f"#!/bin/sh\n{script}\n")
+    (folder / "apt-get").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
 
 
 def test_apts_own_words_are_in_the_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    apt = tmp_path / "apt-get"
-    apt.write_text("#!/bin/sh\necho 'E: Version 1 for prometheus was not found' >&2\nexit 100\n")
-    apt.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    with pytest.raises(fetch.FetchFailed, match=r"Version 1 for prometheus was not found.*apt-get update"):
-        fetch.apt_download("prometheus=1", tmp_path)
+    apt(tmp_path, "echo 'E: Version 1 for prometheus was not found' >&2; exit 100", monkeypatch)
+    with pytest.raises(fetch.FetchFailed, match=r"Version 1 for prometheus was not found.*RTLAKE_DEBIAN_MIRROR"):
+        fetch.ensure([DEB], tmp_path / "cache")
+
+
+@pytest.mark.parametrize("word", ["deb", "other"])
+def test_where_the_own_sources_do_not_know_it_debians_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, word: str
+) -> None:
+    lists = f'case "$*" in *sources.list*update*) cat sources.list >{tmp_path}/list;;'
+    apt(tmp_path, f"{lists} *sources.list*download*) printf {word} >{NAME};; *) exit 100;; esac", monkeypatch)
+    monkeypatch.setenv("RTLAKE_DEBIAN_MIRROR", "http://mirror/debian")
+    if word == "deb":
+        assert fetch.ensure([DEB], tmp_path / "cache") == [DEB]
+        assert (tmp_path / "list").read_text() == "deb [trusted=yes] http://mirror/debian bookworm main\n"
+    else:  # whatever an archive says of itself, the lock decides
+        with pytest.raises(ArtifactRefused, match="sha256 is not that of the lock"):
+            fetch.ensure([DEB], tmp_path / "cache")

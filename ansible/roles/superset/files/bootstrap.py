@@ -1,4 +1,4 @@
-"""Brings Superset's own database up to date, its administrator, and the provisioned dashboards.
+"""Brings Superset's own database up to date, its keys and administrator, and the provisioned dashboards.
 
 Run by the start script, with Superset's Python: no password is an argument of a process.
 """
@@ -6,11 +6,54 @@ Run by the start script, with Superset's Python: no password is an argument of a
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import yaml
 from flask_migrate import upgrade
+from sqlalchemy import MetaData, select
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.sql import Select
 from superset.app import create_app
+
+
+def encrypt_anew(engine: Engine, metadata: MetaData, config: dict[str, Any], former: Iterable[str]) -> int:
+    """Encrypt with the present key whatever was encrypted with a former one; all of it or nothing.
+
+    Superset's own command looks for encrypted columns where its models are not (6.1).
+
+    :param metadata: of the models.
+    :param config: the application's; its ``SECRET_KEY`` is what the columns are read and written with.
+    :param former: keys.
+    :returns: number of values.
+    :raises ValueError: no key reads a value.
+    """
+    from superset.utils.encrypt import EncryptedType
+
+    present, changed = config["SECRET_KEY"], 0
+    columns = [c for t in metadata.tables.values() for c in t.columns if isinstance(c.type, EncryptedType)]
+
+    def read(connection: Connection, where: Select) -> tuple[str, Any]:
+        for key in (present, *former):
+            config["SECRET_KEY"] = key
+            try:
+                return key, connection.execute(where).scalar()
+            except ValueError:  # of another key
+                continue
+            finally:
+                config["SECRET_KEY"] = present
+        raise ValueError(f"no key reads this: {where}")
+
+    with engine.begin() as connection:
+        for column in columns:
+            identity = column.table.c.id
+            for row in connection.execute(select(identity).where(column.isnot(None))).scalars().all():
+                key, value = read(connection, select(column).where(identity == row))
+                if key != present:
+                    connection.execute(column.table.update().where(identity == row).values({column: value}))
+                    changed += 1
+    return changed
 
 
 def main(assets: Path, password: str) -> None:
@@ -23,11 +66,14 @@ def main(assets: Path, password: str) -> None:
     with app.app_context():
         # They exist only within an application.
         import superset
-        from superset import appbuilder, security_manager
+        from flask_appbuilder import Model
+        from superset import appbuilder, db, security_manager
         from superset.commands.importers.v1.assets import ImportAssetsCommand
         from superset.utils.core import override_user
 
         upgrade(directory=str(Path(superset.__file__).parent / "migrations"))
+        changed = encrypt_anew(db.engine, Model.metadata, app.config, app.config["FORMER_SECRET_KEYS"])
+        print(f"superset: {changed} values encrypted anew")
         appbuilder.add_permissions(update_perms=True)
         security_manager.sync_role_definitions()
         user = security_manager.find_user("admin")
