@@ -18,7 +18,9 @@ from airflow_provider_rtlake.kit import artifacts, settings
 
 _PLAY = re.compile(r"^PLAY \[(?P<name>.*?)\]")
 _RECAP = re.compile(r"changed=(?P<changed>\d+)")
-_IGNORED = {"__pycache__", ".ansible"}
+_IGNORED = {"__pycache__", ".ansible", "target", "logs", "dbt_packages"}  # made by programs
+# What the playbook copies for accounts that cannot read the checkout: rtlake_tree in roles/airflow, under systemd.
+COPIED = ("airflow_provider_rtlake", "connectors", "dags", "dbt", "pinot_tables")
 Say = Callable[[str], None]
 
 
@@ -44,8 +46,9 @@ def stamp(project: Path, variables: dict[str, Any], kind: str) -> str:
     :param kind: ``supervisord`` or ``systemd``.
     """
     digest = hashlib.sha256()
-    for path in sorted((project / "ansible").rglob("*")):
-        if path.is_file() and not _IGNORED & set(path.parts) and path.suffix != ".pyc":
+    folders = ["ansible", *(COPIED if kind == "systemd" else ())]
+    for path in (found for folder in folders for found in sorted((project / folder).rglob("*"))):
+        if path.is_file() and not _IGNORED & set(path.relative_to(project).parts):
             digest.update(str(path.relative_to(project)).encode() + b"\0" + path.read_bytes() + b"\0")
     digest.update((project / "requirements" / "lock.txt").read_bytes())
     digest.update(json.dumps([str(project), variables, kind, sys.prefix], sort_keys=True).encode())

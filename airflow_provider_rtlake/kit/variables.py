@@ -17,9 +17,10 @@ _HEAD = """# Variables of the roles
 
 Made from `ansible/roles/*/meta/argument_specs.yml` by
 `python -m airflow_provider_rtlake.kit.variables >docs/variables.md`; a test compares. Set them with
-`rtlake up --set NAME=VALUE`, which remembers them, or in an inventory, its `group_vars`, or with `-e`. What concerns
-all roles (folders, ports, components) is explained in `ansible/group_vars/all/main.yml`.
+`rtlake up --set NAME=VALUE`, which remembers them, or in an inventory, its `group_vars`, or with `-e`. Folders, ports
+and components concern all roles: `ansible/group_vars/all/main.yml` explains them.
 """
+_SHOWN = 60  # characters of a default
 
 
 def roles(project: Path) -> dict[str, Path]:
@@ -43,6 +44,16 @@ def defaults(role: Path) -> dict[str, Any]:
     return (yaml.safe_load(path.read_text()) or {}) if path.exists() else {}
 
 
+def shared(project: Path) -> dict[str, Any]:
+    """What all roles have in common, as written in ``group_vars``, where a role's argument_specs describe it.
+
+    :param project: the checkout.
+    """
+    variables = yaml.safe_load((project / "ansible" / "group_vars" / "all" / "main.yml").read_text())
+    described = options(roles(project)["common"])
+    return {name: value for name, value in variables.items() if name in described}
+
+
 _TYPES: dict[str, tuple[type, ...]] = {
     "int": (int,),
     "float": (int, float),
@@ -59,11 +70,12 @@ def assigned(project: Path, assignments: Sequence[str]) -> dict[str, Any]:
     :param assignments: the value as in YAML; nothing after ``=`` is the default.
     :raises UserError: no such variable, or its type is another.
     """
+    everywhere = shared(project)
     known = {
         name: option
         for role in roles(project).values()
         for name, option in options(role).items()
-        if name in defaults(role)
+        if name in everywhere or name in defaults(role)
     }
     found: dict[str, Any] = {}
     for assignment in assignments:
@@ -92,6 +104,8 @@ def _typed(name: str, text: str, kind: str) -> Any:
 
 def _shown(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value)
+    if len(text) > _SHOWN:
+        return "see defaults/main.yml"
     return f"`{text}`" if text else "(empty)"
 
 
@@ -102,9 +116,8 @@ def table(project: Path) -> Iterator[str]:
     """
     yield from _HEAD.splitlines()
     for name, role in roles(project).items():
-        known = defaults(role)
-        rows = [(n, o) for n, o in options(role).items() if n in known and not isinstance(known[n], (dict, list))]
-        rows += [(n, o) for n, o in options(role).items() if n in known and known[n] in ({}, [])]
+        known = {**(shared(project) if name == "common" else {}), **defaults(role)}
+        rows = [(n, o) for n, o in options(role).items() if n in known]
         if not rows:
             continue
         yield from ("", f"## {name}", "", "| variable | type | default | meaning |", "| --- | --- | --- | --- |")

@@ -139,7 +139,8 @@ def bring_up(
     if isinstance(keeper, supervise.Supervisord):
         keeper.ensure()
     keeper.start([n for n in stack.services if not keeper.pid(n)])
-    seconds = health.wait_all(stack, 240, told=lambda n, s: say(f"  {n} answers ({s:.1f} s)"))
+    patience = float(variables.get("rtlake_ready_seconds") or roles.shared(project())["rtlake_ready_seconds"])
+    seconds = health.wait_all(stack, patience, told=lambda n, s: say(f"  {n} answers ({s:.1f} s)"))
     say(f"{len(seconds)} services healthy")
     return stack
 

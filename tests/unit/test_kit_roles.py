@@ -152,12 +152,14 @@ def test_variables_of_the_command_line() -> None:
         "flink_config={a.b: 1}",
         "trino_postgresql_case_insensitive=false",
         "flink_bucket=",
+        "rtlake_backup_folder=/srv/backups",
     ]
     assert variables.assigned(PROJECT, given) == {
         "flink_taskmanager_heap_mb": 2048,
         "flink_config": {"a.b": 1},
         "trino_postgresql_case_insensitive": False,
         "flink_bucket": None,
+        "rtlake_backup_folder": "/srv/backups",
     }
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from airflow_provider_rtlake.exceptions import UserError, WaitTimeout
 from airflow_provider_rtlake.kit import health, playbook, postgres, preflight, settings, supervise, verbs
@@ -26,6 +27,7 @@ CONNECTION = {
     "secret": "pw",
     "extra": {},
 }
+PROJECT = Path(__file__).parents[2]
 SERVICE = {"component": "postgresql", "port": 1, "url": "postgresql://127.0.0.1:1", "log": "/nowhere/postgresql.log"}
 
 
@@ -121,6 +123,26 @@ def test_stamp_sees_files_variables_and_inventory(tmp_path: Path) -> None:
     template.write_text("two")
     seen.add(playbook.stamp(tmp_path, {}, "systemd"))
     assert len(seen) == 4
+
+
+def test_what_airflow_has_a_copy_of_is_brought_up_to_date(tmp_path: Path) -> None:
+    (tmp_path / "requirements").mkdir()
+    (tmp_path / "requirements" / "lock.txt").write_text("a==1")
+    declared = tmp_path / "connectors" / "sales.yaml"
+    made = tmp_path / "dbt" / "sales" / "target" / "manifest.json"
+    for path in (declared, made):
+        path.parent.mkdir(parents=True)
+        path.write_text("one")
+    copied, read_in_place = (playbook.stamp(tmp_path, {}, kind) for kind in ("systemd", "supervisord"))
+    made.write_text("two")
+    assert playbook.stamp(tmp_path, {}, "systemd") == copied
+    declared.write_text("two")
+    assert playbook.stamp(tmp_path, {}, "systemd") != copied
+    assert playbook.stamp(tmp_path, {}, "supervisord") == read_in_place
+    roles = PROJECT / "ansible" / "roles"
+    for role in ("airflow", "exporters"):
+        (task,) = [t for t in yaml.safe_load((roles / role / "tasks" / "main.yml").read_text()) if "rtlake_tree" in t]
+        assert tuple(task["rtlake_tree"]["folders"]) == playbook.COPIED
 
 
 def test_variables_are_given_in_a_file_that_only_the_owner_reads(
