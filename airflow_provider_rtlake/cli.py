@@ -18,7 +18,11 @@ import typer
 
 from airflow_provider_rtlake import __version__
 from airflow_provider_rtlake.exceptions import RtlakeError
-from airflow_provider_rtlake.kit import verbs
+from airflow_provider_rtlake.kit import exclusive, verbs
+from airflow_provider_rtlake.kit.stack import default_home
+
+# What must not run beside another of them; "up" and "demo" hold the installation while they start it.
+_ALONE = ("backup", "destroy", "down", "remove", "restart", "restore", "rotate")
 
 app = typer.Typer(
     name="rtlake",
@@ -46,11 +50,14 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def top(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", is_eager=True, callback=_version, help="Print the version and leave.")
     ] = False,
 ) -> None:
     """A real-time lakehouse on one machine: install, run, declare, check."""
+    if context.invoked_subcommand in _ALONE:
+        context.with_resource(exclusive.alone(default_home()))
 
 
 def rooms() -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import Annotated
@@ -32,7 +33,8 @@ def backup(
     started = time.monotonic()
     stack = Stack.load()
     verbs.say("pausing all but PostgreSQL")
-    target = backups.back_up(stack, folder, verbs.say, _pause, _resume)
+    pause = Pause(stack)
+    target = backups.back_up(stack, folder, verbs.say, pause.begin, pause.end)
     backups.verify(target)
     verbs.say(f"backup verified after {time.monotonic() - started:.0f} s")
     for old in backups.older(folder, keep):
@@ -41,10 +43,27 @@ def backup(
     typer.echo(str(target))
 
 
-def _pause(stack: Stack) -> None:
-    verbs.stop_services(stack, [n for n in stack.services if n != "postgresql"])
+class Pause:
+    """Stops all that runs but PostgreSQL, and starts just that again.
 
+    Under the timer's unit a note says what was stopped, so that the unit can start it where we were killed.
+    """
 
-def _resume(stack: Stack) -> None:
-    keeper = supervise.supervisor_of(stack.home, stack.supervisor)
-    keeper.start([n for n in stack.services if not keeper.pid(n)])
+    def __init__(self, stack: Stack) -> None:
+        self.stack, self.keeper = stack, supervise.supervisor_of(stack.home, stack.supervisor)
+        self.stopped: list[str] = []
+        folder = os.environ.get("RUNTIME_DIRECTORY")
+        self.note = Path(folder, "paused") if folder else None
+
+    def begin(self) -> None:
+        """Stop."""
+        self.stopped = self.keeper.active([name for name in self.stack.services if name != "postgresql"])
+        if self.note:
+            self.note.write_text("".join(f"rtlake-{name}.service\n" for name in self.stopped))
+        verbs.stop_services(self.stack, self.stopped)
+
+    def end(self) -> None:
+        """Start."""
+        self.keeper.resume(self.stopped)
+        if self.note:
+            self.note.unlink(missing_ok=True)

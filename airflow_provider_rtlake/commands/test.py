@@ -29,12 +29,12 @@ _FOLDERS: dict[str, list[str]] = {
     "dags": ["tests/system"],
     "system": ["tests/system_node"],
     "histories": ["tests/integration/test_scd2_histories.py"],
-    "all": ["tests/unit", "tests/integration", "tests/system"],
+    "all": ["tests/unit", "tests/integration", "tests/system", "tests/system_node"],
 }
 _WITH_STATIC = ("unit", "all")
 _WHAT_HELP = (
-    "unit (no server), integration, dags, system (a fresh node), histories (10,000 random ones) or all but the last "
-    "two; then pytest's arguments."
+    "unit (no server), integration, dags, system (a fresh node, where one can be booted), histories (10,000 random "
+    "ones) or all but the last; then pytest's arguments."
 )
 
 

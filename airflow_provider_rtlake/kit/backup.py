@@ -12,6 +12,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -19,6 +20,8 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
+
+import psycopg
 
 from airflow_provider_rtlake.exceptions import TerminalError, UserError
 from airflow_provider_rtlake.kit import postgres, settings
@@ -30,6 +33,8 @@ MANIFEST = "manifest.json"
 _RESTORING = ".restoring"  # below var/ from the first step of a restore to its last
 _CHUNK = 1 << 20  # bytes
 _SLOT = "rtlake_backup"
+_NAME = re.compile(r"rtlake-\d{8}T\d{6}Z")
+_DAY = 86_400  # seconds
 # What processes make anew, below var/.
 _LEFT_OUT = ("flink/tmp", "airflow/logs", "*/.fingerprint-*")
 _POSTGRES_LEFT_OUT = (
@@ -65,21 +70,28 @@ class Manifest:
     files: dict[str, tuple[int, str]]
 
 
-def back_up(
-    stack: Stack, folder: Path, say: Say, pause: Callable[[Stack], None], resume: Callable[[Stack], None]
-) -> Path:
-    """Make a backup; returns its folder. Nothing is left of one that fails.
+def back_up(stack: Stack, folder: Path, say: Say, pause: Callable[[], None], resume: Callable[[], None]) -> Path:
+    """Make a backup; returns its folder. Nothing is left of one that fails, nor of an older one that was killed.
 
     :param stack: a running stack.
     :param folder: where backups lie; the new one gets a folder of its own in it.
     :param pause: stops every service but PostgreSQL.
     :param resume: starts them again; called in any case.
+    :raises UserError: PostgreSQL does not answer, or the folder cannot be used; nothing was paused.
     """
     if stack.home in folder.resolve().parents or folder.resolve() == stack.home:
         raise UserError(f"{folder} is inside {stack.home}: a backup must survive its loss")
+    if "postgresql" in stack.services:
+        _postgresql_answers(stack)
     made = datetime.now(timezone.utc)
     target = folder / f"rtlake-{made:%Y%m%dT%H%M%SZ}"
-    target.mkdir(parents=True, mode=0o700)
+    try:
+        target.mkdir(parents=True, mode=0o700)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written in ({error.strerror})") from error
+    for half in _cut_off(folder, made.timestamp()):
+        say(f"  removing {half.name}, which was cut off")
+        shutil.rmtree(half)
     try:
         _fill(target, stack, made, say, pause, resume)
     except BaseException:  # a signal among them; half a backup is none, and no later one would remove it
@@ -93,13 +105,13 @@ def _fill(
     stack: Stack,
     made: datetime,
     say: Say,
-    pause: Callable[[Stack], None],
-    resume: Callable[[Stack], None],
+    pause: Callable[[], None],
+    resume: Callable[[], None],
 ) -> None:
     files: dict[str, tuple[int, str]] = {}
     lsn = None
     try:
-        pause(stack)
+        pause()
         for path in sorted(p for p in (stack.home / "var").iterdir() if p.is_dir() and p.name != "postgresql"):
             files[f"{path.name}.tar"] = _archive(
                 target / f"{path.name}.tar", stack.home / "var", [path.name], _LEFT_OUT
@@ -112,7 +124,7 @@ def _fill(
                 f" up to {lsn}"
             )
     finally:  # also where pausing was cut off
-        resume(stack)
+        resume()
     files["secrets.tar"] = _archive(target / "secrets.tar", stack.home, ["secrets"], ())
     manifest = Manifest(
         home=str(stack.home),
@@ -154,12 +166,28 @@ def _archive(
     return size, digest.hexdigest()
 
 
+def _cut_off(folder: Path, now: float) -> list[Path]:
+    """Backups without a manifest that nobody can still be making."""
+    found = [p for p in sorted(folder.glob("rtlake-*")) if _NAME.fullmatch(p.name) and not (p / MANIFEST).exists()]
+    return [p for p in found if now - p.stat().st_mtime > _DAY]
+
+
+def _server(stack: Stack) -> postgres.Server:
+    source = stack.connection("rtlake_source")
+    return postgres.Server(source.host, int(source.port or 0), stack.secret("postgres"))
+
+
+def _postgresql_answers(stack: Stack) -> None:
+    try:
+        _server(stack).connect().close()
+    except psycopg.OperationalError as error:
+        raise UserError(f"PostgreSQL must run while it is backed up: './rtlake up' ({error})") from error
+
+
 def _postgresql(stack: Stack, target: Path, files: dict[str, tuple[int, str]]) -> str:
     """Base backup through SQL: there may be no pg_basebackup. Returns the position that it ends at."""
     folder = stack.home / "var" / "postgresql"
-    source = stack.connection("rtlake_source")
-    server = postgres.Server(source.host, int(source.port or 0), stack.secret("postgres"))
-    with server.connect() as connection:
+    with _server(stack).connect() as connection:
         version = int(connection.info.server_version / 10000)
         start = (
             "SELECT pg_backup_start('rtlake', true)"

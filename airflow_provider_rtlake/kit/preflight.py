@@ -17,7 +17,8 @@ from typing import Any
 
 import psutil
 
-from airflow_provider_rtlake.kit import supervise
+from airflow_provider_rtlake.exceptions import UserError
+from airflow_provider_rtlake.kit import exclusive, supervise
 from airflow_provider_rtlake.kit.stack import Stack
 
 _SOCKET_PATH_LIMIT = 100  # bytes; Linux allows 107
@@ -55,6 +56,7 @@ def check(wanted: Wanted) -> tuple[dict[str, Any], list[str]]:
     java = find_java17()
     release = distribution()
     problems = [
+        *_busy(wanted.home),
         *_platform(release, wanted),
         *_python(sys.version_info[:2]),
         *_listen(wanted.listen),
@@ -75,6 +77,14 @@ def check(wanted: Wanted) -> tuple[dict[str, Any], list[str]]:
         "distribution": release if release in SUPPORTED else SUPPORTED[0],
     }
     return facts, problems
+
+
+def _busy(home: Path) -> list[str]:
+    try:
+        with exclusive.alone(home):
+            return []
+    except UserError as error:
+        return [str(error)]
 
 
 def find_java17() -> Path | None:

@@ -45,6 +45,14 @@ class Supervisor(ABC):
     def start(self, names: Sequence[str]) -> None:
         """Start without waiting for readiness."""
 
+    def active(self, names: Sequence[str]) -> list[str]:
+        """Which of these run, or are about to."""
+        return [name for name in names if self.pid(name)]
+
+    def resume(self, names: Sequence[str]) -> None:
+        """Start what was stopped for a while."""
+        self.start(names)
+
     @abstractmethod
     def stop(self, names: Sequence[str]) -> None:
         """Stop side by side; returns when all have ended."""
@@ -175,6 +183,18 @@ class Systemd(Supervisor):
         """See base class."""
         if names:
             _systemctl("enable", "--quiet", *map(_unit, names))
+            _systemctl("start", "--no-block", *map(_unit, names))
+
+    def active(self, names: Sequence[str]) -> list[str]:
+        """See base class; one between two attempts to start has no process."""
+        command = ["systemctl", "is-active", *map(_unit, names)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        states = zip(names, done.stdout.split(), strict=False)
+        return [name for name, state in states if state not in ("inactive", "failed")]
+
+    def resume(self, names: Sequence[str]) -> None:
+        """See base class; what does not start at boot will not do so because of this."""
+        if names:
             _systemctl("start", "--no-block", *map(_unit, names))
 
     def stop(self, names: Sequence[str]) -> None:

@@ -20,6 +20,7 @@ from airflow_provider_rtlake.exceptions import UserError
 from airflow_provider_rtlake.kit import (
     artifacts,
     backup,
+    exclusive,
     health,
     order,
     playbook,
@@ -111,9 +112,14 @@ def bring_up(
     :param kind: ``supervisord`` or ``systemd``.
     :param converge: run the playbook in any case.
     :param remember: also where ``ansible-playbook`` installed, which then counts no more.
-    :raises UserError: a restore was interrupted, or somebody else listens on a port of a service that does not run;
-        nothing was started.
+    :raises UserError: another command is at work, a restore was interrupted, or somebody else listens on a port of a
+        service that does not run; nothing was started.
     """
+    with exclusive.alone(home):
+        return _bring_up(home, variables, kind, converge, remember)
+
+
+def _bring_up(home: Path, variables: dict[str, Any], kind: str, converge: bool, remember: bool) -> Stack:
     backup.check_restored(home)
     previous = _installed(home)
     remember = remember or previous is None or settings.remembered(home)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import traceback
+from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -42,6 +43,8 @@ def main() -> None:
     except ImportError:
         module.fail_json(msg="runs only in RTLake's environment: use ./rtlake", exception=traceback.format_exc())
     pools = {name: int(slots) for name, slots in module.params["pools"].items()}
+    if module.check_mode and not (Path(module.params["home"]) / "etc" / "stack.json").exists():
+        module.exit_json(changed=True, changes=["database"])  # the first installation
     try:
         changes = airflow.converge(Stack.load(module.params["home"]), pools, check=module.check_mode)
     except RtlakeError as error:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import traceback
 from pathlib import Path
 
@@ -44,6 +45,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
+    os.umask(0o022)  # the services' accounts read what is installed
     try:
         from airflow_provider_rtlake.exceptions import RtlakeError
         from airflow_provider_rtlake.kit import artifacts, fetch

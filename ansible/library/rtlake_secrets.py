@@ -7,6 +7,8 @@ import base64
 import os
 import re
 import secrets
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
@@ -65,6 +67,24 @@ def taken(name: str, kind: str, given: object) -> str:
     return value
 
 
+def store(path: Path, value: str) -> None:
+    """Write a secret that is there as a whole or not at all, and that only its owner ever reads."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # 0600
+    with os.fdopen(handle, "w") as stream:
+        stream.write(value + "\n")
+    Path(temporary).replace(path)
+
+
+def lost(folder: Path, given: dict[str, str], irreplaceable: dict[str, str]) -> Iterator[str]:
+    """Secrets that are gone while what they protect is there."""
+    for name, data in irreplaceable.items():
+        if Path(data).exists() and name not in given and not (folder / name).exists():
+            yield (
+                f"{folder} lacks {name}, and what is in {data} cannot be read with a new one: bring it back from a "
+                "backup (its secrets.tar), or give its value in rtlake_secrets_given"
+            )
+
+
 def main() -> None:
     """Run."""
     module = AnsibleModule(
@@ -80,12 +100,8 @@ def main() -> None:
     unknown = sorted(set(given) - set(module.params["names"]))
     if unknown:
         module.fail_json(msg=f"rtlake_secrets_given: no secret {', '.join(unknown)}")
-    for name, data in module.params["irreplaceable"].items():
-        if Path(data).exists() and name not in given and not (folder / name).exists():
-            module.fail_json(
-                msg=f"{folder} lacks {name}, and what is in {data} cannot be read with a new one: bring it back from a "
-                "backup (its secrets.tar), or give its value in rtlake_secrets_given"
-            )
+    for problem in lost(folder, given, module.params["irreplaceable"]):
+        module.fail_json(msg=problem)
     values, made = {}, []
     for name, kind in module.params["names"].items():
         path = folder / name
@@ -102,9 +118,10 @@ def main() -> None:
         except ValueError as error:
             module.fail_json(msg=str(error))
         if not module.check_mode:
-            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(handle, "w") as stream:
-                stream.write(values[name] + "\n")
+            store(path, values[name])
+    empty = sorted(str(folder / name) for name, value in values.items() if not value)
+    if empty:
+        module.fail_json(msg=f"empty: {', '.join(empty)}; bring it back from a backup, or remove it to have one made")
     # Or the templates would get a placeholder in place of what was given. The task's no_log hides the whole answer.
     module.no_log_values.clear()
     module.exit_json(changed=bool(made), secrets=values)

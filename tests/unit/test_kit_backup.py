@@ -7,6 +7,7 @@ import json
 import os
 import shlex
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,8 @@ from typer.testing import CliRunner
 
 from airflow_provider_rtlake.commands import backup as command
 from airflow_provider_rtlake.exceptions import UserError
-from airflow_provider_rtlake.kit import backup, verbs
-from airflow_provider_rtlake.kit.stack import Stack
+from airflow_provider_rtlake.kit import backup, postgres, supervise, verbs
+from airflow_provider_rtlake.kit.stack import Service, Stack
 
 
 def made(home: Path) -> Stack:
@@ -41,7 +42,7 @@ def taken(tmp_path: Path) -> tuple[Stack, Path]:
     stack = made(tmp_path / "home")
     calls: list[str] = []
     folder = backup.back_up(
-        stack, tmp_path / "backups", lambda _: None, lambda _: calls.append("pause"), lambda _: calls.append("resume")
+        stack, tmp_path / "backups", lambda _: None, lambda: calls.append("pause"), lambda: calls.append("resume")
     )
     assert calls == ["pause", "resume"]
     return stack, folder
@@ -116,7 +117,7 @@ def test_nothing_is_left_of_a_failed_backup_and_everything_runs_again(tmp_path: 
             raise SystemExit(143)
 
     with pytest.raises(SystemExit):
-        backup.back_up(stack, tmp_path / "b", lambda _: part("say"), lambda _: part("pause"), lambda _: part("resume"))
+        backup.back_up(stack, tmp_path / "b", lambda _: part("say"), lambda: part("pause"), lambda: part("resume"))
     assert calls[-1] == "resume"
     assert list((tmp_path / "b").iterdir()) == []
 
@@ -125,17 +126,68 @@ def test_the_unit_starts_what_a_killed_backup_left_stopped(tmp_path: Path) -> No
     roles = Path(__file__).parents[2] / "ansible" / "roles"
     unit = yaml.safe_load((roles / "upkeep" / "vars" / "main.yml").read_text())["upkeep_backup"]
     systemctl = tmp_path / "systemctl"
-    systemctl.write_text(
-        f"""#!/bin/sh
-        case $1 in
-          list-unit-files) printf 'rtlake-kafka.service enabled enabled\\nrtlake-s3.service enabled enabled\\n';;
-          *) echo "$@" >>{tmp_path}/told;;
-        esac
-        """
-    )
+    systemctl.write_text(f'#!/bin/sh\necho "$@" >>{tmp_path}/told\n')
     systemctl.chmod(0o755)
-    subprocess.run(shlex.split(unit["afterwards"]), env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, check=True)
+    words = shlex.split(unit["afterwards"].replace("$$", "$"))
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "RUNTIME_DIRECTORY": str(tmp_path)}
+    subprocess.run(words, env=environment, check=True)
+    assert not (tmp_path / "told").exists(), "it had started everything itself"
+    (tmp_path / "paused").write_text("rtlake-kafka.service\nrtlake-s3.service\n")
+    subprocess.run(words, env=environment, check=True)
     assert (tmp_path / "told").read_text() == "start --no-block rtlake-kafka.service rtlake-s3.service\n"
+
+
+class Keeper(supervise.Supervisor):
+    """Services that are switched by their names."""
+
+    def __init__(self, running: set[str]) -> None:
+        self.running = running
+
+    def pid(self, name: str) -> int | None:
+        return 1 if name in self.running else None
+
+    def start(self, names: Sequence[str]) -> None:
+        self.running |= set(names)
+
+    def stop(self, names: Sequence[str]) -> None:
+        self.running -= set(names)
+
+    def refresh(self) -> None: ...
+
+
+def test_only_what_ran_is_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    services = {name: Service(name, name, 1, "", Path("log")) for name in ("postgresql", "kafka", "trino")}
+    stack = dataclasses.replace(made(tmp_path / "home"), services=services)
+    keeper = Keeper({"postgresql", "kafka"})
+    monkeypatch.setattr(supervise, "supervisor_of", lambda *_: keeper)
+    monkeypatch.setattr(verbs, "stop_services", lambda _, names: keeper.stop(names))
+    monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path))
+    pause = command.Pause(stack)
+    pause.begin()
+    assert keeper.running == {"postgresql"}
+    assert (tmp_path / "paused").read_text() == "rtlake-kafka.service\n"
+    pause.end()
+    assert keeper.running == {"postgresql", "kafka"} and not (tmp_path / "paused").exists()
+
+
+def test_without_postgresql_nothing_is_paused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    services = {"postgresql": Service("postgresql", "postgresql", 1, "", Path("log"))}
+    stack = dataclasses.replace(made(tmp_path / "home"), services=services)
+    monkeypatch.setattr(backup, "_server", lambda _: postgres.Server("127.0.0.1", 1, "x"))
+    with pytest.raises(UserError, match="PostgreSQL must run"):
+        backup.back_up(stack, tmp_path / "b", print, lambda: pytest.fail("paused"), lambda: None)
+    assert not (tmp_path / "b").exists()
+
+
+def test_what_a_killed_backup_left_goes_with_the_next_but_one_of_today(tmp_path: Path) -> None:
+    stack = made(tmp_path / "home")
+    old, young, other = (tmp_path / "b" / n for n in ("rtlake-20260101T000000Z", "rtlake-20260102T000000Z", "rtlake-x"))
+    for path in (old, young, other):
+        path.mkdir(parents=True)
+    for path in (old, other):
+        os.utime(path, (1, 1))
+    made_now = backup.back_up(stack, tmp_path / "b", lambda _: None, lambda: None, lambda: None)
+    assert sorted((tmp_path / "b").iterdir()) == sorted([young, other, made_now])
 
 
 def test_data_is_never_overwritten(taken: tuple[Stack, Path]) -> None:
@@ -184,15 +236,13 @@ def test_another_format_is_refused(taken: tuple[Stack, Path]) -> None:
 def test_inside_the_home_is_no_place_for_backups(tmp_path: Path) -> None:
     stack = made(tmp_path / "home")
     with pytest.raises(UserError, match="inside"):
-        backup.back_up(stack, stack.home / "backups", lambda _: None, lambda _: None, lambda _: None)
+        backup.back_up(stack, stack.home / "backups", lambda _: None, lambda: None, lambda: None)
 
 
 def test_a_folder_without_a_name_is_not_the_current_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     stack = made(tmp_path / "home")
     monkeypatch.setattr(Stack, "load", lambda: stack)
-    monkeypatch.setattr(command, "_pause", lambda _: None)
-    monkeypatch.setattr(command, "_resume", lambda _: None)
     answer = CliRunner().invoke(command.app, [""])
     assert isinstance(answer.exception, UserError) and "name is empty" in str(answer.exception)
     assert [p.name for p in tmp_path.iterdir()] == ["home"]

@@ -139,7 +139,7 @@ def test_the_backup_has_one_capability_and_one_folder(tmp_path: Path) -> None:
         name, _, value = line.partition("=")
         said[name] = value  # the last one counts
     assert said["User"] == "root"
-    assert said["CapabilityBoundingSet"] == "CAP_DAC_READ_SEARCH"
+    assert said["CapabilityBoundingSet"] == "CAP_DAC_OVERRIDE"
     assert said["PrivateUsers"] == "false"  # systemd would not know it as root
     assert (said["ProtectSystem"], said["ReadWritePaths"]) == ("strict", "/home/me/backups")
     assert said["ProtectHome"] == "read-only"  # without it, the folder would not be there

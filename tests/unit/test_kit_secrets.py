@@ -99,3 +99,9 @@ def test_an_open_secret_is_closed(folder: Path) -> None:
     (folder / "a").chmod(0o644)
     assert run(folder=str(folder), names={"a": "token"})["changed"]
     assert (folder / "a").stat().st_mode & 0o777 == 0o600
+
+
+def test_an_empty_one_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a").touch(0o600)
+    answer = run(folder=str(tmp_path), names={"a": "token"})
+    assert answer["failed"] and "empty" in answer["msg"] and str(tmp_path / "a") in answer["msg"]

@@ -12,9 +12,8 @@ from typing import Any
 
 import yaml
 from flask_migrate import upgrade
-from sqlalchemy import MetaData, select
+from sqlalchemy import Column, LargeBinary, MetaData, select, type_coerce
 from sqlalchemy.engine import Connection, Engine
-from sqlalchemy.sql import Select
 from superset.app import create_app
 
 
@@ -34,22 +33,26 @@ def encrypt_anew(engine: Engine, metadata: MetaData, config: dict[str, Any], for
     present, changed = config["SECRET_KEY"], 0
     columns = [c for t in metadata.tables.values() for c in t.columns if isinstance(c.type, EncryptedType)]
 
-    def read(connection: Connection, where: Select) -> tuple[str, Any]:
+    def read(connection: Connection, column: Column, where: Any) -> tuple[str, Any]:
+        stored = connection.execute(select(type_coerce(column, LargeBinary)).where(where)).scalar()
         for key in (present, *former):
             config["SECRET_KEY"] = key
             try:
-                return key, connection.execute(where).scalar()
-            except ValueError:  # of another key
+                value = column.type.process_result_value(stored, engine.dialect)
+                # Another key may give something by chance, too: the cipher proves nothing.
+                if column.type.process_bind_param(value, engine.dialect) == stored:
+                    return key, value
+            except ValueError:
                 continue
             finally:
                 config["SECRET_KEY"] = present
-        raise ValueError(f"no key reads this: {where}")
+        raise ValueError(f"no key reads {column}, {where}")
 
     with engine.begin() as connection:
         for column in columns:
             identity = column.table.c.id
             for row in connection.execute(select(identity).where(column.isnot(None))).scalars().all():
-                key, value = read(connection, select(column).where(identity == row))
+                key, value = read(connection, column, identity == row)
                 if key != present:
                     connection.execute(column.table.update().where(identity == row).values({column: value}))
                     changed += 1
