@@ -25,7 +25,7 @@ from airflow_provider_rtlake.streams.model import Stream
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="SCD2 histories of the captured tables: merge, rebuild, status, query, erase.",
+    help="SCD2 histories of the captured tables: merge, serve, rebuild, status, query, erase.",
     rich_markup_mode=None,
 )
 

@@ -40,7 +40,7 @@ from airflow_provider_rtlake.streams.source_access import SourceAccess
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Flink jobs of the captured tables: status, apply, stop, backfill, dead letters.",
+    help="Flink jobs of the captured tables: status, apply, stop, backfill, truncates, dead letters.",
     rich_markup_mode=None,
 )
 
