@@ -19,11 +19,6 @@ from airflow_provider_rtlake.kit.stack import Stack
 _EXTENSIONS = ("httpfs", "avro", "iceberg")  # avro before iceberg
 
 
-def warehouse(stack: Stack) -> str:
-    """Root of the Iceberg tables."""
-    return str(stack.connection("rtlake_nessie").extra.get("warehouse", "s3://lakehouse/warehouse"))
-
-
 @contextmanager
 def nessie(stack: Stack) -> Iterator[NessieClient]:
     """A client of the stack's Nessie."""
@@ -125,31 +120,6 @@ def _import(connection: duckdb.DuckDBPyConnection, name: str, folder: Path) -> N
         connection.execute(f"LOAD {name}")
     except Exception as error:
         raise UserError(f"DuckDB {duckdb.__version__} cannot load its extension {name}: {error}") from error
-
-
-def remove_files(stack: Stack, namespace: str) -> int:
-    """Delete the files of all tables of a namespace that are no longer in the catalog.
-
-    :param namespace: its folder below the warehouse.
-    :returns: how many.
-    """
-    import s3fs
-
-    given = stack.connection("rtlake_s3")
-    store = s3fs.S3FileSystem(
-        key=given.login,
-        secret=stack.password("rtlake_s3"),
-        client_kwargs={
-            "endpoint_url": str(given.extra["endpoint_url"]),
-            "region_name": str(given.extra.get("region_name", "us-east-1")),
-        },
-        use_listings_cache=False,
-    )
-    root = f"{warehouse(stack).removeprefix('s3://')}/{namespace}"
-    paths = [path for path in store.find(root) if path.startswith(f"{root}/")]
-    if paths:
-        store.rm(paths)
-    return len(paths)
 
 
 class Watch:

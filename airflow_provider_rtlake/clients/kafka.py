@@ -169,22 +169,6 @@ class KafkaClient:
                 self._result(self._admin.delete_topics(present, operation_timeout=self.timeout))
         return present
 
-    def delete_group(self, group: str) -> bool:
-        """Delete a consumer group that nobody is a member of, so that its offsets are forgotten.
-
-        :param group: its id.
-        :return: whether there was one.
-        """
-        try:
-            with self._explained(f"deleting consumer group {group}"):
-                self._result(self._admin.delete_consumer_groups([group]))
-        except RequestRefused as error:
-            cause = error.__cause__
-            if isinstance(cause, KafkaException) and _code(cause) == KafkaError.GROUP_ID_NOT_FOUND:
-                return False
-            raise
-        return True
-
     def end_offsets(self, topic: str) -> dict[int, tuple[int, int]]:
         """First and next offset of each partition.
 

@@ -168,14 +168,6 @@ class PinotController(_PinotRole):
         """
         return self._optional(f"/schemas/{_part(name)}")
 
-    def validate_schema(self, schema: Json) -> None:
-        """Let the server check a schema without keeping it.
-
-        :param schema: body of ``POST /schemas``.
-        :raises RequestRefused: with the server's reason.
-        """
-        self.rest.post("/schemas/validate", json=schema, retry=True)
-
     def create_schema(self, schema: Json) -> None:
         """Add a schema, or put it in the place of the one of the same name.
 
@@ -245,23 +237,6 @@ class PinotController(_PinotRole):
         if self.version >= (0, 11):
             params["retention"] = "0d"  # or its segments stay on disk for a week
         return self._delete(f"/tables/{_part(name)}", params=params)
-
-    def table_state(self, name: str) -> bool:
-        """Whether a table is enabled.
-
-        :param name: table.
-        """
-        answer = self.rest.get(f"/tables/{_part(name)}/state", params={"type": "realtime"})
-        return str(answer.get("state")).lower() == "enabled"
-
-    def set_table_state(self, name: str, *, enabled: bool) -> None:
-        """Enable or disable a table.
-
-        :param name: table.
-        :param enabled: which.
-        """
-        params = {"type": "realtime", "state": "enable" if enabled else "disable"}
-        self.rest.put(f"/tables/{_part(name)}/state", params=params)
 
     def segments(self, name: str) -> list[str]:
         """Names of a table's segments.
@@ -355,14 +330,6 @@ class PinotController(_PinotRole):
             f"/segments/{_part(_real_time(name))}/reload", params={"forceDownload": "false"}, retry=True
         )
         return {"status": str(answer.get("status", answer) if isinstance(answer, dict) else answer)}
-
-    def size_bytes(self, name: str) -> int:
-        """Bytes of a table's segments on the servers.
-
-        :param name: table.
-        """
-        answer = self.rest.get(f"/tables/{_part(name)}/size", params={"detailed": "false"})
-        return int(answer.get("reportedSizeInBytes", 0))
 
     def _need(self, version: tuple[int, int], what: str) -> None:
         if self.version < version:

@@ -141,23 +141,17 @@ def payload_columns(columns: tuple[RealtimeColumn, ...]) -> str:
     `op` STRING, `ts_ms` BIGINT>"""
 
 
+# The header that names the slot's life: "<n>:<system id>:<timeline>", in quotes
 _EPOCH = f"CAST(`message_headers`[{literal(EPOCH_HEADER)}] AS STRING)"
 
 
-def changes_view(
-    source: str = "`topic`",
-    epoch: str = "CAST(`message_headers`['rtlake.epoch'] AS STRING)",
-    *,
-    deferrable_key: bool = False,
-) -> str:
+def changes_view(*, deferrable_key: bool) -> str:
     """The view that adds the position of each change and leaves out what is no change.
 
-    :param source: quoted table that has ``message_key`` and ``payload``.
-    :param epoch: expression of the header that names the slot's life: ``"<n>:<system id>:<timeline>"``, in quotes.
     :param deferrable_key: two rows may have one key inside a transaction: a row that leaves a key comes before all
         that arrive at it, whatever the order of the statements.
     """
-    number = f"""LPAD(COALESCE(SPLIT_INDEX(TRIM(BOTH '"' FROM {epoch}), ':', 0), '0'), 6, '0')"""
+    number = f"""LPAD(COALESCE(SPLIT_INDEX(TRIM(BOTH '"' FROM {_EPOCH}), ':', 0), '0'), 6, '0')"""
     lsn = f"LPAD({SOURCE}.`lsn`, 20, '0')"
     # sequence is ["<last commit>","<lsn>"]; its first part is null until the stream has begun
     streamed = f"""{SOURCE}.`sequence` LIKE '["%'"""
@@ -176,7 +170,7 @@ def changes_view(
     operations = ", ".join(literal(op) for op in OPERATIONS)
     return f"""CREATE TEMPORARY VIEW `changes` AS
 SELECT *, {number} || {place} AS `position`
-FROM {source}
+FROM `topic`
 WHERE {OP} IN ({operations}) AND {SOURCE}.`lsn` IS NOT NULL
   AND ({OP} = 't' OR ({OP} = 'd' AND {BEFORE} IS NOT NULL) OR ({OP} <> 'd' AND {AFTER} IS NOT NULL))"""
 

@@ -17,7 +17,6 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 
 log = logging.getLogger(__name__)
 
-_LABELS = ("dag_id", "state", "pool_name", "job_name")  # of Airflow's: the others have no bound
 _LIMIT = 5000  # series
 # What is kept: Airflow's name, with a dot for each part that becomes a label.
 KEPT: tuple[tuple[str, tuple[str, ...]], ...] = (

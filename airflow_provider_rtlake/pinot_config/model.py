@@ -13,7 +13,6 @@ MILLIS_FORMAT = "1:MILLISECONDS:EPOCH"
 # Pinot cuts strings at 512 characters unless told otherwise.
 UNLIMITED = 2_147_483_647
 
-_StrictInt = Annotated[int, Field(strict=True)]
 _StrictBool = Annotated[bool, Field(strict=True)]
 
 

@@ -21,7 +21,7 @@ from airflow_provider_rtlake.lanes.topics import committed
 from airflow_provider_rtlake.scd2.change import canonical_key
 from airflow_provider_rtlake.scd2.erase import EraseRequest
 from airflow_provider_rtlake.scd2.needles import Needles
-from airflow_provider_rtlake.scd2.request import MergeRequest, request_for
+from airflow_provider_rtlake.scd2.request import request_for
 from airflow_provider_rtlake.scd2.submit import JobDied, environment
 from airflow_provider_rtlake.streams.model import Stream
 
@@ -47,12 +47,11 @@ class Places:
     home: Path
 
 
-def erase_everywhere(places: Places, keys: Sequence[str], merge: MergeRequest | None = None) -> dict[str, Any]:
+def erase_everywhere(places: Places, keys: Sequence[str]) -> dict[str, Any]:
     """Erase keys and search for what remains.
 
     :param places: where.
     :param keys: JSON objects.
-    :param merge: the table's merge request; by default rendered from the declaration.
     :return: ``rows``, ``files``, ``offsets``, ``searched``, ``remains``.
     :raises UserError: a key is no JSON object, or its row is at the source still.
     """
@@ -60,7 +59,7 @@ def erase_everywhere(places: Places, keys: Sequence[str], merge: MergeRequest | 
     with psycopg.connect(**places.source, connect_timeout=10, autocommit=True) as connection:
         _refuse_living(connection, places.stream, asked)
         late = _await_confirmation(connection, places.stream.connector.slot_name)
-    request = EraseRequest(merge=merge or request_for(places.stream), keys=tuple(asked))
+    request = EraseRequest(merge=request_for(places.stream), keys=tuple(asked))
     report = submit(request, places.home)
     if late:
         report["remains"]["connector"] = late

@@ -101,10 +101,6 @@ class ColumnType:
     blank: Callable[[Any], bool] = _is_null
 
 
-def _as_is(value: Any) -> Any:
-    return value
-
-
 def _boolean(value: Any) -> bool:
     if not isinstance(value, bool):
         raise ValueError("it is no boolean")

@@ -316,7 +316,6 @@ def test_consumption_pauses_and_resumes(pinot: Pinot, name: str) -> None:
     assert controller.ingestion(name).reason() == "consumption is paused"
     controller.resume(name)
     pinot.deployment.wait_consuming(pinot.deployment.render(table), 60)
-    assert controller.size_bytes(name) >= 0 and controller.table_state(name)
 
 
 def test_query_options_and_errors(pinot: Pinot, name: str) -> None:

@@ -108,5 +108,4 @@ def test_records_stay_until_the_real_time_lane_has_read_them(stack: Stack, tmp_p
         commit(kafka, stream.realtime_group, stream.topic, {0: 5})
         assert await_realtime(places, stream.topic, {0: 5}, limit=0) is None
     finally:
-        kafka.delete_group(stream.realtime_group)
         kafka.delete([stream.topic])
