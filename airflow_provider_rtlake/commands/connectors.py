@@ -136,15 +136,7 @@ def _deployment(home: Path | None, *, quiet: bool, limit: float = 120.0) -> Iter
     connection = stack.connection(CONNECT)
 
     def access(conn_id: str) -> SourceAccess:
-        source = stack.connection(conn_id)
-        return SourceAccess.of_connection(
-            host=source.host,
-            port=source.port,
-            login=source.login or "",
-            password=stack.password(conn_id) or "",
-            schema=source.schema,
-            extra=source.extra,
-        ).with_replication(connection.extra)
+        return stack.source_access(conn_id).with_replication(connection.extra)
 
     login = (connection.login, stack.password(CONNECT) or "") if connection.login else None
     console = Console(stderr=True, quiet=quiet, highlight=False, markup=False, soft_wrap=True)

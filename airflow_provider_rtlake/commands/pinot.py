@@ -28,7 +28,6 @@ from airflow_provider_rtlake.pinot_config.version import LOCKED, PinotVersion
 from airflow_provider_rtlake.streams.load import load_connectors
 from airflow_provider_rtlake.streams.model import Stream
 from airflow_provider_rtlake.streams.schema import TableSchema
-from airflow_provider_rtlake.streams.source_access import SourceAccess
 
 app = typer.Typer(
     no_args_is_help=True, help="Pinot tables: generate, validate, plan, apply, delete.", rich_markup_mode=None
@@ -53,19 +52,8 @@ def _print(result: dict[str, Any], lines: Iterable[str], as_json: bool) -> None:
 
 
 def _captured(stack: Stack, directory: Path, names: list[str]) -> list[tuple[Stream, TableSchema]]:
-    def access(conn_id: str) -> SourceAccess:
-        connection = stack.connection(conn_id)
-        return SourceAccess.of_connection(
-            host=connection.host,
-            port=connection.port,
-            login=connection.login or "",
-            password=stack.password(conn_id) or "",
-            schema=connection.schema,
-            extra=connection.extra,
-        )
-
     connectors = load_connectors(directory)
-    return captured_tables(connectors, access, feeding(connectors, names))
+    return captured_tables(connectors, stack.source_access, feeding(connectors, names))
 
 
 def _controller(stack: Stack) -> PinotController:

@@ -36,7 +36,6 @@ from airflow_provider_rtlake.lanes.removed import tell_removed
 from airflow_provider_rtlake.pinot_config.gather import declared_types
 from airflow_provider_rtlake.streams.load import load_connectors
 from airflow_provider_rtlake.streams.model import Connector
-from airflow_provider_rtlake.streams.source_access import SourceAccess
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -125,22 +124,10 @@ def workshop(
     """
     stack = Stack.load(home)
     connectors = load_connectors(folder)
-
-    def access(conn_id: str) -> SourceAccess:
-        connection = stack.connection(conn_id)
-        return SourceAccess.of_connection(
-            host=connection.host,
-            port=connection.port,
-            login=connection.login or "",
-            password=stack.password(conn_id) or "",
-            schema=connection.schema,
-            extra=connection.extra,
-        )
-
     chosen_lanes = select(names_of(connectors), tables, kinds)
     settings, types, problem = settings_of(stack), declared_types(tables_dir), ""
     try:
-        captured = captured_tables(connectors, access, sources_needed(chosen_lanes))
+        captured = captured_tables(connectors, stack.source_access, sources_needed(chosen_lanes))
         schemas = {stream.source: schema for stream, schema in captured}
         lanes = lanes_of(connectors, schemas, settings, declared=types)
     except (DeclarationError, ServiceUnavailable) as error:

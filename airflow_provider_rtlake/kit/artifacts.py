@@ -25,7 +25,6 @@ from airflow_provider_rtlake.kit import inventory
 
 LOCK_NAME = "artifacts.lock.json"
 STAMP = ".rtlake-lock"
-_CHUNK = 1 << 20  # bytes
 _DEBIAN_SHARE, _OWN_SHARE = b"/usr/share/prometheus/", b"././/share/prometheus/"
 
 
@@ -129,15 +128,6 @@ def _plain(artifact: Artifact) -> dict[str, Any]:
     return {k: v for k, v in values.items() if v != defaults[k]}
 
 
-def sha256_of(path: Path) -> str:
-    """Hex sha256 of a file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while chunk := stream.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
 def matches(artifact: Artifact, path: Path) -> bool:
     """Whether the file is exactly what the lock says."""
     try:
@@ -145,7 +135,7 @@ def matches(artifact: Artifact, path: Path) -> bool:
             return False
     except OSError:
         return False
-    return sha256_of(path) == artifact.sha256
+    return inventory.sha256_of(path) == artifact.sha256
 
 
 def is_installed(component: Component, opt: Path) -> bool:

@@ -25,7 +25,7 @@ import psycopg
 
 from airflow_provider_rtlake.exceptions import TerminalError, UserError
 from airflow_provider_rtlake.kit import postgres, settings
-from airflow_provider_rtlake.kit.artifacts import sha256_of
+from airflow_provider_rtlake.kit.inventory import sha256_of
 from airflow_provider_rtlake.kit.stack import Stack
 
 FORMAT = 1

@@ -16,7 +16,7 @@ def write(folder: Path) -> None:
 
     :param folder: just put together.
     """
-    found = {str(p.relative_to(folder)): [*_facts(p), _sha256(p)] for p in _files(folder)}
+    found = {str(p.relative_to(folder)): [*_facts(p), sha256_of(p)] for p in _files(folder)}
     (folder / NAME).write_text(json.dumps(found, indent=0, sort_keys=True))
 
 
@@ -41,9 +41,18 @@ def _differs(path: Path, facts: list[object], deep: bool) -> bool:
     try:
         if not deep and _facts(path) == facts[:2]:
             return False
-        return _sha256(path) != facts[2]
+        return sha256_of(path) != facts[2]
     except OSError:
         return True
+
+
+def sha256_of(path: Path) -> str:
+    """Hex sha256 of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def _files(folder: Path) -> Iterator[Path]:
@@ -55,11 +64,3 @@ def _files(folder: Path) -> Iterator[Path]:
 def _facts(path: Path) -> list[object]:
     stat = path.stat()
     return [stat.st_size, stat.st_mtime_ns]
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while chunk := stream.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()

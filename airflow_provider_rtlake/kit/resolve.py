@@ -13,8 +13,9 @@ import jinja2
 import yaml
 
 from airflow_provider_rtlake.exceptions import UserError
-from airflow_provider_rtlake.kit.artifacts import Artifact, Component, sha256_of
+from airflow_provider_rtlake.kit.artifacts import Artifact, Component
 from airflow_provider_rtlake.kit.fetch import DEPENDENCY_PLUGIN, Say, apt_download, maven_item, pip_download, run_maven
+from airflow_provider_rtlake.kit.inventory import sha256_of
 
 _PLACING = ("into", "unpack", "member", "strip", "only", "rename")
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import psycopg
 
     from airflow_provider_rtlake.clients.rest import RestClient
+    from airflow_provider_rtlake.streams.source_access import SourceAccess
 
 
 def default_home() -> Path:
@@ -182,6 +183,23 @@ class Stack:
         from airflow_provider_rtlake.clients.rest import RestClient
 
         return RestClient(service, self.connection(conn_id).url + kwargs.pop("path", ""), **kwargs)
+
+    def source_access(self, conn_id: str) -> SourceAccess:
+        """How a source database is reached.
+
+        :raises UserError: there is no such connection, or its password may not be read.
+        """
+        from airflow_provider_rtlake.streams.source_access import SourceAccess
+
+        c = self.connection(conn_id)
+        return SourceAccess.of_connection(
+            host=c.host,
+            port=c.port,
+            login=c.login or "",
+            password=c.password or "",
+            schema=c.schema,
+            extra=c.extra,
+        )
 
     def postgres(self, conn_id: str = "rtlake_source", **kwargs: Any) -> psycopg.Connection[Any]:
         """Log in to a PostgreSQL connection.

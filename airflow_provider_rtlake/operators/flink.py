@@ -41,20 +41,11 @@ from airflow_provider_rtlake.lanes.lanes import lanes_of, names_of, select, sour
 from airflow_provider_rtlake.links.flink import FlinkJobLink
 from airflow_provider_rtlake.operators.errors import no_retry_of_terminal_errors
 from airflow_provider_rtlake.operators.pinot import NOT_AS_DECLARED
-from airflow_provider_rtlake.operators.values import truth
+from airflow_provider_rtlake.operators.values import run_name, truth
 from airflow_provider_rtlake.pinot_config.gather import declared_types
 from airflow_provider_rtlake.streams.load import load_connectors
 from airflow_provider_rtlake.streams.model import Connector
 from airflow_provider_rtlake.triggers.flink import FlinkJobTrigger, look_at_job
-
-
-def run_name(context: Context) -> str:
-    """A name of the task's run that is the same for each of its tries.
-
-    :param context: the task's context.
-    """
-    instance = context["ti"]
-    return f"{instance.dag_id}/{instance.run_id}/{instance.task_id}/{instance.map_index}"
 
 
 class _FlinkOperator(BaseOperator):

@@ -11,15 +11,10 @@ from airflow_provider_rtlake.clients.nessie import Reference
 from airflow_provider_rtlake.exceptions import ServiceUnavailable, UserError
 from airflow_provider_rtlake.hooks.nessie import NessieHook
 from airflow_provider_rtlake.operators.errors import no_retry_of_terminal_errors
+from airflow_provider_rtlake.operators.values import run_name
 
 _RUN = "rtlake.run"  # commit property that names the task's run
 _COMMITS_SEARCHED = 5000  # a bronze lane commits every few seconds: some hours of them
-
-
-def _run_name(context: Context) -> str:
-    """A name of the task's run that is the same for each of its tries."""
-    instance = context["ti"]
-    return f"{instance.dag_id}/{instance.run_id}/{instance.task_id}/{instance.map_index}"
 
 
 class _NessieOperator(BaseOperator):
@@ -181,10 +176,10 @@ class NessieMergeBranchOperator(_NessieOperator):
         :param context: the task's context.
         :param hook: the server.
         """
-        run_name = _run_name(context)
+        run = run_name(context)
         target = hook.get_reference(self.into)
         source = hook.client.find_reference(self.branch)
-        if source is None and self._published(hook, target, run_name):
+        if source is None and self._published(hook, target, run):
             return self._result(target, (), changed=False)  # by an earlier try, which also deleted the branch
         from_hash = self.from_hash or (source or hook.client.get_reference(self.branch)).hash
         try:
@@ -193,21 +188,21 @@ class NessieMergeBranchOperator(_NessieOperator):
                 from_hash=from_hash,
                 into=target.name,
                 message=self.message or f"Publish {self.branch}",
-                properties={**(self.properties or {}), _RUN: run_name},
+                properties={**(self.properties or {}), _RUN: run},
             )
             keys, changed = merged.keys, merged.applied
         except ServiceUnavailable:
-            if not self._published(hook, target, run_name):
+            if not self._published(hook, target, run):
                 raise
             keys, changed = (), True
         if self.delete_branch:
             hook.client.delete_reference(self.branch, source.hash if source else None)
         return self._result(hook.client.get_reference(target.name), keys, changed=changed)
 
-    def _published(self, hook: NessieHook, target: Reference, run_name: str) -> bool:
+    def _published(self, hook: NessieHook, target: Reference, run: str) -> bool:
         """Whether the target's newest commits hold this run's merge."""
         newest = hook.client.log(target.name, limit=_COMMITS_SEARCHED)
-        return any(commit.properties.get(_RUN) == run_name for commit in newest)
+        return any(commit.properties.get(_RUN) == run for commit in newest)
 
     def _result(self, target: Reference, keys: Sequence[tuple[str, ...]], *, changed: bool) -> dict[str, Any]:
         names = [".".join(key) for key in keys]

@@ -1,6 +1,8 @@
-"""Values of arguments that a template may have made."""
+"""Values that operators share: of an argument that a template may have made, and the name of a run."""
 
 from __future__ import annotations
+
+from airflow.providers.common.compat.sdk import Context
 
 from airflow_provider_rtlake.exceptions import UserError
 
@@ -20,3 +22,12 @@ def truth(value: bool | str, name: str) -> bool:
     if word is None:
         raise UserError(f"{name} must be true or false, not {value!r}")
     return word
+
+
+def run_name(context: Context) -> str:
+    """A name of the task's run that is the same for each of its tries.
+
+    :param context: the task's context.
+    """
+    instance = context["ti"]
+    return f"{instance.dag_id}/{instance.run_id}/{instance.task_id}/{instance.map_index}"

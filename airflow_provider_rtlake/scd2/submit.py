@@ -117,15 +117,20 @@ def spark_folder(home: Path | None = None) -> Path | None:
     return Path(found).parent if found else None
 
 
+def _found_spark(home: Path | None) -> Path:
+    folder = spark_folder(home)
+    if folder is None:
+        raise UserError("spark-submit is neither on the PATH nor below RTLAKE_HOME/opt: run ./rtlake up")
+    return folder
+
+
 def environment(home: Path | None = None) -> dict[str, str]:
     """What the job needs in its environment beyond what Spark's own settings bring: the path to Spark and to us.
 
     :param home: RTLAKE_HOME.
     :raises UserError: Spark cannot be found.
     """
-    folder = spark_folder(home)
-    if folder is None:
-        raise UserError("spark-submit is neither on the PATH nor below RTLAKE_HOME/opt: run ./rtlake up")
+    folder = _found_spark(home)
     package = str(Path(__file__).parents[2])
     python_path = os.environ.get("PYTHONPATH", "")
     return {
@@ -140,9 +145,7 @@ def session_environment(home: Path | None = None) -> dict[str, str]:
     :param home: RTLAKE_HOME.
     :raises UserError: Spark cannot be found.
     """
-    folder = spark_folder(home)
-    if folder is None:
-        raise UserError("spark-submit is neither on the PATH nor below RTLAKE_HOME/opt: run ./rtlake up")
+    folder = _found_spark(home)
     installed = folder.parent
     settings = Path(os.environ.get("SPARK_CONF_DIR") or installed / "conf")
     told = subprocess.run(

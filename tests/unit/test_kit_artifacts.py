@@ -20,7 +20,7 @@ def locked(cache: Path, name: str, content: bytes, **placing: object) -> Artifac
     path = cache / draft.cache_path
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
-    return Artifact("maven", draft.name, draft.file, artifacts.sha256_of(path), len(content), **placing)  # type: ignore[arg-type]
+    return Artifact("maven", draft.name, draft.file, inventory.sha256_of(path), len(content), **placing)  # type: ignore[arg-type]
 
 
 def tarball(members: list[tuple[str, bytes | str]], kinds: dict[str, bytes] | None = None) -> bytes:

@@ -17,6 +17,7 @@ import yaml
 from airflow_provider_rtlake.exceptions import UserError, WaitTimeout
 from airflow_provider_rtlake.kit import health, playbook, postgres, preflight, settings, supervise, verbs
 from airflow_provider_rtlake.kit.stack import Stack
+from airflow_provider_rtlake.streams.source_access import SourceAccess
 
 CONNECTION = {
     "conn_type": "postgres",
@@ -55,6 +56,17 @@ def test_stack_reads_connections_and_secrets(tmp_path: Path) -> None:
     assert stack.connection("rtlake_source").password == stack.password("rtlake_source") == "hidden"
     assert "hidden" not in repr(stack)
     assert stack.service("postgresql").port == 1
+
+
+def test_stack_tells_how_a_source_is_reached(tmp_path: Path) -> None:
+    connection = {**CONNECTION, "extra": {"dbname": "crm", "sslmode": "require"}}
+    install(tmp_path, connections={"rtlake_source": connection, "open": {**CONNECTION, "login": None, "secret": None}})
+    (tmp_path / "secrets" / "pw").write_text("hidden\n")
+    stack = Stack.load(tmp_path)
+    access = stack.source_access("rtlake_source")
+    assert access == SourceAccess("127.0.0.1", 1, "crm", "u", "hidden", sslmode="require")
+    assert "hidden" not in repr(access)
+    assert stack.source_access("open") == SourceAccess("127.0.0.1", 1, "d", "", "")
 
 
 def test_stack_errors_name_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,7 +68,8 @@ def stand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stand]:
     (tmp_path / "shop.yaml").write_text(DECLARED)
     with flink_server() as (url, state):
         found = Stand(tmp_path, state)
-        stack = SimpleNamespace(connection=lambda _: SimpleNamespace(url=url, extra={"gateway_url": url}))
+        flink = SimpleNamespace(url=url, extra={"gateway_url": url})
+        stack = SimpleNamespace(connection=lambda _: flink, source_access=None)
         kafka = SimpleNamespace(end_offsets=lambda topic: {}, topics=dict, ensure=lambda topics: [])
         monkeypatch.setattr(commands.Stack, "load", lambda home: stack)
         monkeypatch.setattr(commands, "settings_of", lambda stack: SETTINGS)

@@ -69,16 +69,7 @@ class Cdc(Flink):
         connection = self.stack.connection("rtlake_kafka_connect")
 
         def access(conn_id: str) -> SourceAccess:
-            given = self.stack.connection(conn_id)
-            found = SourceAccess.of_connection(
-                host=given.host,
-                port=given.port,
-                login=given.login or "",
-                password=self.stack.password(conn_id) or "",
-                schema=given.schema,
-                extra=given.extra,
-            )
-            return found.with_replication(connection.extra)
+            return self.stack.source_access(conn_id).with_replication(connection.extra)
 
         with KafkaConnectClient(connection.url) as connect:
             yield ConnectorDeployment(connect, self.kafka, access, limit=120.0)
