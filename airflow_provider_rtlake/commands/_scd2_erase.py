@@ -33,17 +33,10 @@ def erase(
     stream = declared_history(connectors, table)
     if not yes:
         typer.confirm(f"erase {', '.join(keys)} of {table}, and older snapshots of its tables, for good?", abort=True)
-    source = stack.connection(stream.connector.database.connection)
     places = Places(
         stream=stream,
         kafka=KafkaClient({"bootstrap.servers": stack.kafka_bootstrap, "log_level": 3}),
-        source={
-            "host": source.host,
-            "port": source.port,
-            "user": source.login,
-            "password": stack.password(stream.connector.database.connection),
-            "dbname": stream.connector.database.name or source.schema,
-        },
+        source=stack.source_access(stream.connector.database.connection),
         home=stack.home,
     )
     report = erase_everywhere(places, keys)

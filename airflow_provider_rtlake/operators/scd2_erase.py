@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from airflow.providers.common.compat.sdk import AirflowFailException, BaseHook, BaseOperator, Context
+from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator, Context
 
 from airflow_provider_rtlake.operators.errors import no_retry_of_terminal_errors
 from airflow_provider_rtlake.streams.model import Stream
@@ -18,7 +18,7 @@ class IcebergScd2EraseOperator(BaseOperator):
 
     :param stream: the declared table; it keeps a history.
     :param keys: keys as JSON objects (templated).
-    :param source_conn_id: the source database (templated).
+    :param source_conn_id: the source database (templated); by default the one that the declaration names.
     :param kafka_conn_id: Kafka (templated).
     :param home: RTLAKE_HOME, below which Spark is installed (templated); by default of the environment.
     :return: rows and files erased, where was searched, and what remains.
@@ -31,7 +31,7 @@ class IcebergScd2EraseOperator(BaseOperator):
         *,
         stream: Stream,
         keys: Sequence[str],
-        source_conn_id: str = "rtlake_source",
+        source_conn_id: str | None = None,
         kafka_conn_id: str = "rtlake_kafka",
         home: str | None = None,
         **kwargs: Any,
@@ -53,21 +53,14 @@ class IcebergScd2EraseOperator(BaseOperator):
         from pathlib import Path
 
         from airflow_provider_rtlake.hooks.kafka import kafka_client
+        from airflow_provider_rtlake.hooks.sources import source_access
         from airflow_provider_rtlake.scd2.erasure import Places, erase_everywhere
 
-        source = BaseHook.get_connection(self.source_conn_id)
-        database = self.stream.connector.database.name or source.schema
         with no_retry_of_terminal_errors():
             places = Places(
                 stream=self.stream,
                 kafka=kafka_client(self.kafka_conn_id),
-                source={
-                    "host": source.host,
-                    "port": source.port,
-                    "user": source.login,
-                    "password": source.password,
-                    "dbname": database,
-                },
+                source=source_access(self.source_conn_id or self.stream.connector.database.connection),
                 home=Path(self.home or os.environ["RTLAKE_HOME"]),
             )
             report = erase_everywhere(places, list(self.keys))

@@ -11,7 +11,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import psycopg
 from psycopg import sql
 
 from airflow_provider_rtlake.clients.flink import pauses
@@ -24,6 +23,7 @@ from airflow_provider_rtlake.scd2.needles import Needles
 from airflow_provider_rtlake.scd2.request import request_for
 from airflow_provider_rtlake.scd2.submit import JobDied, environment
 from airflow_provider_rtlake.streams.model import Stream
+from airflow_provider_rtlake.streams.source_access import SourceAccess
 
 APPLICATION = str(Path(__file__).parent / "entry" / "erase.py")
 _TAIL = 4000
@@ -37,13 +37,13 @@ class Places:
 
     :param stream: the declared table.
     :param kafka: the brokers.
-    :param source: how psycopg reaches the source.
+    :param source: how the source's server is reached; the database is the one that the declaration names, if it does.
     :param home: RTLAKE_HOME.
     """
 
     stream: Stream
     kafka: KafkaClient
-    source: Mapping[str, Any]
+    source: SourceAccess
     home: Path
 
 
@@ -56,7 +56,7 @@ def erase_everywhere(places: Places, keys: Sequence[str]) -> dict[str, Any]:
     :raises UserError: a key is no JSON object, or its row is at the source still.
     """
     asked = [_canonical(key) for key in keys]
-    with psycopg.connect(**places.source, connect_timeout=10, autocommit=True) as connection:
+    with places.source.for_connector(places.stream.connector).connect() as connection:
         _refuse_living(connection, places.stream, asked)
         late = _await_confirmation(connection, places.stream.connector.slot_name)
     request = EraseRequest(merge=request_for(places.stream), keys=tuple(asked))
@@ -107,11 +107,11 @@ def _await_confirmation(connection: Any, slot: str) -> str | None:
 
     :return: what is to be said where the slot does not get there, None where it did.
     """
-    (now,) = connection.execute("SELECT pg_current_wal_lsn()::text").fetchone()
-    query = "SELECT confirmed_flush_lsn >= %s::pg_lsn FROM pg_replication_slots WHERE slot_name = %s"
+    now = connection.execute("SELECT pg_current_wal_lsn()::text AS now").fetchone()["now"]
+    query = "SELECT confirmed_flush_lsn >= %s::pg_lsn AS passed FROM pg_replication_slots WHERE slot_name = %s"
     for _ in pauses(_CONFIRMED_WITHIN):
         found = connection.execute(query, [now, slot]).fetchone()
-        if found is None or found[0]:
+        if found is None or found["passed"]:
             return None
     return (
         f"replication slot {slot} has not passed {now} within {_CONFIRMED_WITHIN:.0f} s: what the connector delivers "

@@ -97,7 +97,7 @@ def test_records_stay_until_the_real_time_lane_has_read_them(stack: Stack, tmp_p
     (connector,) = load_connectors(tmp_path)
     (stream,) = connector.streams
     kafka = KafkaClient({"bootstrap.servers": stack.kafka_bootstrap})
-    places = Places(stream, kafka, {}, tmp_path)
+    places = Places(stream, kafka, stack.source_access("rtlake_source"), tmp_path)
     kafka.ensure([Topic(stream.topic, 1)])
     try:
         assert await_realtime(places, stream.topic, {0: 5}, limit=0) is None  # the lane never ran
