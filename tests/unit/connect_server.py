@@ -31,6 +31,7 @@ class State:
     :param lose_answers: requests that are carried out and whose answer is never sent.
     :param slow: looks at a status that still show the state before.
     :param broken: connectors whose task fails; the value says how many starts fail.
+    :param restarts: what was asked of each restart.
     """
 
     connectors: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -43,6 +44,7 @@ class State:
     slow: int = 0
     broken: dict[str, int] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
+    restarts: list[dict[str, list[str]]] = field(default_factory=list)
 
     def start(self, name: str) -> None:
         """Start a connector's task, which may fail."""
@@ -140,6 +142,7 @@ class _Handler(BaseHTTPRequestHandler):
             del self.state.connectors[name]
             self._answer(204)
         elif action == "POST restart":
+            self.state.restarts.append(query)
             only_failed = query.get("onlyFailed") == ["true"]
             if not only_failed or self.state.failed.get(name):
                 self.state.start(name)
