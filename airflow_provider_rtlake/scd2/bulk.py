@@ -70,7 +70,8 @@ class Plain:
     @property
     def hashes(self) -> Array:
         """Of all keys that are ready, plain or not: ordered and distinct."""
-        return np.unique(self._hash[self._used])
+        ready: Array = np.unique(self._hash[self._used])
+        return ready
 
     def give_up_all(self) -> None:
         """No key is plain."""
@@ -271,7 +272,8 @@ class _Steps:
         self.next = np.where(follows, np.arange(count) + 1, NOWHERE)
 
     def _rows_of(self, steps: Array) -> Array:
-        return self.row[steps]
+        rows: Array = self.row[steps]
+        return rows
 
     def result(self) -> Bulk:
         """The versions that come and go."""

@@ -111,7 +111,8 @@ def deleted_rows(store: ObjectStore, paths: Iterable[str], data_file: str) -> np
             found.append(by_file[data_file])
     if not found:
         return np.empty(0, np.int64)
-    return np.unique(np.concatenate(found))
+    rows: np.ndarray[Any, Any] = np.unique(np.concatenate(found))
+    return rows
 
 
 def _read_deletes(store: ObjectStore, path: str) -> dict[str, np.ndarray[Any, Any]]:

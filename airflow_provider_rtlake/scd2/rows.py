@@ -129,7 +129,8 @@ def late(rows: Rows, reached: Position | None) -> Array:
         limit = min(limit, 2**63 - 1)
         result |= undecided & (numbers < limit)
         undecided &= numbers == limit
-    return result | undecided
+    both: Array = result | undecided
+    return both
 
 
 def continuing(rows: Rows, reached: Position | None) -> Array:

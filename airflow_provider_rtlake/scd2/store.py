@@ -130,7 +130,8 @@ class LakeStore:
         """Hashes of every key whose primary key was ever changed, or that came by such a change."""
         rows = self._change_rows(["scd2_key_hash", "headers"], None)
         moved = pc.match_substring_regex(rows["headers"], _MOVED)
-        return np.unique(rows.filter(pc.fill_null(moved, False))["scd2_key_hash"].to_numpy())
+        hashes: Hashes = np.unique(rows.filter(pc.fill_null(moved, False))["scd2_key_hash"].to_numpy())
+        return hashes
 
     def _change_rows(self, names: list[str], hashes: Hashes | None) -> pa.Table:
         table = self._changes

@@ -21,11 +21,14 @@ def part_of(hashed: Array, buckets: int, parts: int) -> Array:
     :param parts: as of :func:`parts_for`.
     """
     bucket = np.mod(hashed, buckets)
+    part: Array
     if parts <= buckets:
-        return np.mod(bucket, parts).astype(np.int32)
+        part = np.mod(bucket, parts)
+        return part.astype(np.int32)
     slices = parts // buckets
     high = (hashed.astype(np.uint64) ^ np.uint64(2**63)) >> np.uint64(_LOW)  # in the order of the signed numbers
-    return (bucket * slices + high.astype(np.int64) * slices // _HIGH).astype(np.int32)
+    part = bucket * slices + high.astype(np.int64) * slices // _HIGH
+    return part.astype(np.int32)
 
 
 def parts_for(rows: int, each: int, buckets: int) -> int:
@@ -57,7 +60,7 @@ class Stretch:
 
     def holds(self, hashes: Array) -> Array:
         """Which keys are among them."""
-        found = np.ones(len(hashes), bool)
+        found: Array = np.ones(len(hashes), bool)
         if self.parts is not None:
             found = np.isin(part_of(hashes, self.buckets, self.of), self.parts)
         if self.linked is not None:

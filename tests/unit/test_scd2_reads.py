@@ -19,12 +19,12 @@ from airflow_provider_rtlake.scd2.lake import repeating
 from airflow_provider_rtlake.scd2.reads import DataTask, ObjectStore, Wanted, read_files
 
 STORE = ObjectStore({})
-MOMENT = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+MOMENT = dt.datetime(2026, 1, 1, tzinfo=dt.timezone.utc)
 KINDS: dict[str, tuple[pa.DataType, list[Any]]] = {
     "small": (pa.int32(), [0, 1, -(2**31)]),
     "large": (pa.int64(), [0, 2**62, -(2**63)]),
     "flag": (pa.bool_(), [True, False]),
-    "moment": (pa.timestamp("us", "UTC"), [MOMENT, dt.datetime(1, 1, 1, tzinfo=dt.UTC)]),
+    "moment": (pa.timestamp("us", "UTC"), [MOMENT, dt.datetime(1, 1, 1, tzinfo=dt.timezone.utc)]),
     "naive": (pa.timestamp("us"), [dt.datetime(2026, 1, 1), dt.datetime(9999, 12, 31, 23, 59, 59, 999999)]),
     "day": (pa.date32(), [dt.date(2026, 1, 1), dt.date(1, 1, 1)]),
     "clock": (pa.time64("us"), [dt.time(1, 2, 3, 4), dt.time(0)]),
