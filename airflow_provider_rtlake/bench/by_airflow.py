@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
-from datetime import datetime
 from pathlib import Path
+
+from dateutil.parser import isoparse
 
 from airflow_provider_rtlake.bench import drive, machine, record
 from airflow_provider_rtlake.bench.catalog import Pipeline
@@ -76,4 +77,4 @@ def _record(folder: Path, name: str, failure: CheckFailed | None) -> tuple[Path,
 
 
 def _seconds(first: str, last: str) -> float:
-    return (datetime.fromisoformat(last) - datetime.fromisoformat(first)).total_seconds()
+    return float((isoparse(last) - isoparse(first)).total_seconds())

@@ -15,11 +15,11 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import psutil
+from dateutil.parser import isoparse
 
 from airflow_provider_rtlake.demo.airflow import Airflow
 from airflow_provider_rtlake.exceptions import CheckFailed, UserError
@@ -226,7 +226,7 @@ def _dag_run(airflow: Airflow, comparison: Comparison) -> tuple[float, int]:
     run = airflow.trigger(dag, dict(comparison.conf))
     airflow.wait({dag: run}, limit=LIMIT)
     told = airflow.dag_run(dag, run)
-    begin, end = (datetime.fromisoformat(str(told[key]).replace("Z", "+00:00")) for key in ("queued_at", "end_date"))
+    begin, end = (isoparse(str(told[key])) for key in ("queued_at", "end_date"))
     return (end - begin).total_seconds(), len(airflow.tasks(dag, run))
 
 

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from dateutil.parser import isoparse
+
 from airflow_provider_rtlake.clients.nessie import NessieClient
 from airflow_provider_rtlake.exceptions import NotFound
 from airflow_provider_rtlake.monitoring.catalogue import Sample
@@ -153,4 +155,4 @@ def figures(table: str, merged: Merged | None, behind: Sequence[float], now: flo
 
 
 def _seconds(at: datetime | str) -> float:
-    return (at if isinstance(at, datetime) else datetime.fromisoformat(at)).timestamp()
+    return (at if isinstance(at, datetime) else isoparse(at)).timestamp()

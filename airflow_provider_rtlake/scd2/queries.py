@@ -5,7 +5,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime, timezone
+from datetime import timezone
+
+from dateutil.parser import isoparse
 
 from airflow_provider_rtlake.checks.names import TableName, quoted
 from airflow_provider_rtlake.exceptions import UserError
@@ -20,7 +22,7 @@ def moment(text: str) -> str:
     :raises UserError: it is no time.
     """
     try:
-        parsed = datetime.fromisoformat(text.replace("Z", "+00:00"))
+        parsed = isoparse(text)
     except ValueError as error:
         raise UserError(f"{text} is no time: write 2026-11-21T12:00:00Z") from error
     zoned = parsed.replace(tzinfo=timezone.utc) if parsed.tzinfo is None else parsed.astimezone(timezone.utc)

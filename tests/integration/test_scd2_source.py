@@ -16,13 +16,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
 import httpx
 import psutil
 import pytest
+from dateutil.parser import isoparse
 from psycopg import errors
 
 from airflow_provider_rtlake.demo.access import Access
@@ -186,9 +186,7 @@ def instant(value: Any) -> int:
     """Microseconds of a timestamp with zone, as text or as a number."""
     if isinstance(value, int):
         return value
-    whole, _, zone = value.partition("+")
-    fraction = whole.partition(".")[2].ljust(6, "0")
-    return micros(datetime.fromisoformat(f"{whole.partition('.')[0]}.{fraction}+{zone}"))
+    return micros(isoparse(value))
 
 
 AuditRow = tuple[dict[str, Any] | None, dict[str, Any] | None, bool]

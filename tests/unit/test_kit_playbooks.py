@@ -59,7 +59,7 @@ def test_a_lake_in_the_other_object_store_is_not_hidden(tmp_path: Path, role: st
     lake.mkdir(parents=True)
     done = play(tmp_path, playbook_of(tmp_path, {"include_role": {"name": role}}))
     assert done.returncode == 2
-    assert f"{lake.parents[1]} holds the lake already" in done.stdout
+    assert f"{lake.parents[1]} holds the lake already" in " ".join(done.stdout.split())  # lines may be broken
 
 
 @pytest.mark.parametrize(("broken", "told"), [("nothing", ""), ("status", "status found faults")])
