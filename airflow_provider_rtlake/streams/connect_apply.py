@@ -48,6 +48,7 @@ _WEEK_MS = str(7 * 24 * 3600 * 1000)
 _DAY_MS = str(24 * 3600 * 1000)
 _POLL_SECONDS = 0.5
 _NUDGE_SECONDS = 2.0
+_HEARD_SECONDS = 20.0  # in which an asked snapshot has begun, unless its signal was lost
 _PREFIX_OF_KEYS = (  # a setting that the plugin refuses → the declaration's key that it comes from
     ("database.", "database.connection"),
     ("slot.name", "slot"),
@@ -397,8 +398,14 @@ class ConnectorDeployment:
         names = [stream.source for stream in missing]
         self.say(f"{connector.connector}: snapshot of {', '.join(names)}")
         ask_for_snapshot(self.kafka, connector, missing)
-        deadline, nudged = time.monotonic() + self.snapshot_limit, 0.0
+        deadline, nudged, asked = time.monotonic() + self.snapshot_limit, 0.0, time.monotonic()
+        begun = progress.started
         while missing:
+            if progress.started == begun and time.monotonic() > asked + _HEARD_SECONDS:
+                # A task that was being stopped took the signal, and with it into its end.
+                self.say(f"{connector.connector}: no snapshot has begun; asking again")
+                ask_for_snapshot(self.kafka, connector, missing)
+                asked = time.monotonic()
             if time.monotonic() > nudged + _NUDGE_SECONDS:
                 nudged = time.monotonic()
                 self._nudge(one)
@@ -411,7 +418,8 @@ class ConnectorDeployment:
                     f" {self.snapshot_limit:.0f} s"
                 )
             time.sleep(_POLL_SECONDS)  # between two looks at the notifications
-            missing = read_progress(self.kafka, connector, epoch).missing(missing)
+            progress = read_progress(self.kafka, connector, epoch)
+            missing = progress.missing(missing)
         return names
 
     def _nudge(self, one: Prepared) -> None:

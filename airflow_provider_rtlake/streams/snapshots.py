@@ -20,10 +20,12 @@ class SnapshotProgress:
 
     :param initial_done: whether the epoch's first snapshot has ended.
     :param rows: ``schema.table`` → rows read, of the tables that were read to the end.
+    :param started: snapshots that were begun.
     """
 
     initial_done: bool
     rows: dict[str, int]
+    started: int = 0
 
     def missing(self, streams: Iterable[Stream]) -> list[Stream]:
         """The tables that have not been read to the end.
@@ -48,7 +50,7 @@ def read_progress(kafka: KafkaClient, connector: Connector, epoch: Epoch) -> Sna
     :param connector: the declaration.
     :param epoch: the epoch that runs.
     """
-    done = False
+    done, started = False, 0
     rows: dict[str, int] = {}
     for written_in, told in _notifications(kafka, connector):
         if written_in != epoch or told.aggregate_type != "Initial Snapshot":
@@ -56,7 +58,8 @@ def read_progress(kafka: KafkaClient, connector: Connector, epoch: Epoch) -> Sna
         if told.whole_table:
             rows[told.whole_table] = told.additional_data.total_rows_scanned or 0
         done = done or told.type in ("COMPLETED", "SKIPPED")
-    return SnapshotProgress(done, rows)
+        started += told.type == "STARTED"
+    return SnapshotProgress(done, rows, started)
 
 
 def whole_snapshot(kafka: KafkaClient, stream: Stream) -> tuple[int, int] | None:

@@ -193,3 +193,30 @@ def test_an_undeclared_connector_is_deleted_by_its_name(
 def test_a_name_that_nobody_knows_is_refused() -> None:
     with pytest.raises(UserError, match="'lefd', nor does Kafka Connect; there are: left, sales"):
         deployment(Kafka(), connect=Connect()).delete_named(DECLARED, "lefd")
+
+
+class LosesTheFirstSignal(Kafka):
+    """Debezium, whose first signal is taken by a task that is being stopped."""
+
+    def send(self, topic: str, key: bytes, value: bytes, *, headers: dict[str, str] | None = None) -> None:
+        super().send(topic, key, value, headers=headers)
+        if topic == CONNECTOR.signal_topic and len(self.sent[topic]) == 2:
+            told = json.dumps({"aggregate_type": "Initial Snapshot", "type": "STARTED"}).encode()
+            super().send(CONNECTOR.notification_topic, b"", told, headers={EPOCH_HEADER: '"1:771:1"'})
+            scanned(self, "public.lines", 1)
+
+
+def test_a_snapshot_whose_signal_was_lost_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_HEARD_SECONDS", "_POLL_SECONDS"):
+        monkeypatch.setattr(connect_apply, name, 0.0)
+    monkeypatch.setattr(ConnectorDeployment, "_wait_streaming", lambda *_: None)
+    monkeypatch.setattr(ConnectorDeployment, "_nudge", lambda *_: None)
+    kafka, said = LosesTheFirstSignal(), list[str]()
+    scanned(kafka, "public.orders", 1)
+    done = json.dumps({"aggregate_type": "Initial Snapshot", "type": "COMPLETED"}).encode()
+    kafka.send(CONNECTOR.notification_topic, b"", done, headers={EPOCH_HEADER: '"1:771:1"'})
+    one = SimpleNamespace(connector=CONNECTOR, decision=Decision(Epoch.parse("1:771:1"), ""))
+    connect = SimpleNamespace(status=lambda _: None)
+    added = deployment(kafka, connect=connect, say=said.append, snapshot_limit=30)._read_added_tables(cast(Any, one))
+    assert added == ["public.lines"]
+    assert len(kafka.sent[CONNECTOR.signal_topic]) == 2 and any("asking again" in text for text in said)

@@ -60,7 +60,7 @@ POISON = [
 def test_what_is_no_notification_is_passed_over(poison: Message) -> None:
     topic = Topic(poison, told("STARTED"), told(), poison, told("COMPLETED"), poison)
     progress = read_progress(topic, CONNECTOR, Epoch.parse("2:77:1"))
-    assert (progress.initial_done, progress.rows) == (True, {"public.t": 4})
+    assert (progress.initial_done, progress.rows, progress.started) == (True, {"public.t": 4}, 1)
     assert whole_snapshot(topic, CONNECTOR.streams[0]) == (2, 50)
 
 
