@@ -85,13 +85,13 @@ def back_up(stack: Stack, folder: Path, say: Say, pause: Callable[[], None], res
         _postgresql_answers(stack)
     made = datetime.now(timezone.utc)
     target = folder / f"rtlake-{made:%Y%m%dT%H%M%SZ}"
+    for half in _cut_off(folder, made.timestamp()):
+        say(f"  removing {half.name}, which was cut off")
+        shutil.rmtree(half, ignore_errors=True)
     try:
         target.mkdir(parents=True, mode=0o700)
     except OSError as error:
         raise UserError(f"{folder} cannot be written in ({error.strerror})") from error
-    for half in _cut_off(folder, made.timestamp()):
-        say(f"  removing {half.name}, which was cut off")
-        shutil.rmtree(half)
     try:
         _fill(target, stack, made, say, pause, resume)
     except BaseException:  # a signal among them; half a backup is none, and no later one would remove it
