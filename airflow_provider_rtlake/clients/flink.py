@@ -27,6 +27,7 @@ from airflow_provider_rtlake.exceptions import (
     WaitTimeout,
 )
 
+_TASK_MANAGER_LOST = "is no longer reachable"  # said of one whose heartbeat has stopped
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0  # seconds between two polls: doubles from the first to the longest
 # What a JobManager answers with status 500 while it or its jobs come back after a fault
 _COMING_BACK = ("UnavailableDispatcherOperationException", "RecipientUnreachableException", "FencingTokenException")
@@ -550,6 +551,7 @@ class SqlSession:
         :param timeout: seconds for all of it.
         :param max_rows: more rows than these are an error.
         :raises StatementFailed: the gateway refuses the statement, or it failed; the message has the root cause.
+        :raises ServiceUnavailable: the gateway does not answer, or the TaskManager that worked on it was lost.
         :raises WaitTimeout: no result within the time; the operation is cancelled.
         """
         operation = self._submit(statement)
@@ -588,7 +590,7 @@ class SqlSession:
         except ServiceUnavailable:
             raise
         except RequestRefused as error:
-            raise _statement_failed(error, statement) from error
+            raise _failed(error, statement) from error
         return str(answer["operationHandle"])
 
     def _fetch(self, uri: str, statement: str) -> dict[str, Any]:
@@ -597,7 +599,7 @@ class SqlSession:
         except ServiceUnavailable:
             raise
         except RequestRefused as error:
-            raise _statement_failed(error, statement) from error
+            raise _failed(error, statement) from error
         return answer
 
     def _close_operation(self, operation: str) -> None:
@@ -642,10 +644,12 @@ def _head(statement: str) -> str:
     return line if len(line) <= 200 else f"{line[:200]}…"
 
 
-def _statement_failed(error: ServiceError, statement: str) -> StatementFailed:
-    return StatementFailed(
+def _failed(error: ServiceError, statement: str) -> ServiceError:
+    reason = root_cause(error.body)
+    kind = ServiceUnavailable if _TASK_MANAGER_LOST in reason else StatementFailed
+    return kind(
         error.service,
-        f"{root_cause(error.body)}\nin: {mask_secrets(_head(statement))}",
+        f"{reason}\nin: {mask_secrets(_head(statement))}",
         status=error.status,
         body=error.body,
     )

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
+import tenacity
+
 from airflow_provider_rtlake.clients.flink import FlinkClient, SqlSession
-from airflow_provider_rtlake.exceptions import TerminalError
+from airflow_provider_rtlake.exceptions import ServiceUnavailable, TerminalError
 from airflow_provider_rtlake.flink_sql.job import EARLIEST, StartPoint
 from airflow_provider_rtlake.flink_sql.quoting import identifier, literal, table
 from airflow_provider_rtlake.flink_sql.settings import CATALOG, LaneSettings
@@ -68,10 +70,16 @@ def next_offsets(
     # Not GROUP BY: that needs managed memory, which a small TaskManager has none of
     columns = ", ".join(f"MAX(CASE WHEN `topic_partition` = {n} THEN `topic_offset` END)" for n in numbers)
     statement = f"SELECT {columns} FROM {table(name, CATALOG)}"  # noqa: S608 (numbers, and a quoted name)
+    retrying = tenacity.Retrying(  # a TaskManager that has just died is given work until its heartbeat is missed
+        stop=tenacity.stop_after_delay(timeout),
+        wait=tenacity.wait_exponential(multiplier=0.5, max=5.0),
+        retry=tenacity.retry_if_exception_type(ServiceUnavailable),
+        reraise=True,
+    )
     with lake_session(client, settings) as session:
         if not has_table(session, name):
             return {}
-        row = session.execute(statement, timeout=timeout).rows[0]
+        (row,) = retrying(session.execute, statement, timeout=timeout).rows
     return {n: int(highest) + 1 for n, highest in zip(numbers, row, strict=True) if highest is not None}
 
 

@@ -20,6 +20,7 @@ class State:
     :param refuse_stop: stop-with-savepoint fails with this trace.
     :param fail_new: a new job fails with this trace.
     :param refuse_state: a new job that starts from a state and may drop none of it fails with this trace.
+    :param lose_task_manager: number of queries whose TaskManager dies.
     :param free_slots: of the cluster; -1 for one that does not tell.
     """
 
@@ -31,6 +32,7 @@ class State:
     calls: list[str] = field(default_factory=list)
     rows: dict[str, list[list[Any]]] = field(default_factory=dict)
     lose: int = 0
+    lose_task_manager: int = 0
     refuse_stop: str | None = None
     fail_new: str | None = None
     refuse_state: str | None = None
@@ -170,6 +172,12 @@ class Handler(BaseHTTPRequestHandler):
             operation["error"] = (
                 "org.apache.flink.Outer: no\n\tat x.y\nCaused by: org.apache.calcite.SqlValidatorException: "
                 "Column 'zzz' not found in any table"
+            )
+        if statement.startswith("SELECT") and self.state.lose_task_manager:
+            self.state.lose_task_manager -= 1
+            operation["error"] = (
+                "org.apache.flink.runtime.resourcemanager.exceptions.ResourceManagerException: "
+                "TaskManager with id rtlake is no longer reachable."
             )
         if not statement.startswith(("INSERT", "EXECUTE")) or operation.get("error"):
             return

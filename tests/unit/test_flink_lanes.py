@@ -8,10 +8,11 @@ from collections.abc import Iterator
 import pytest
 
 from airflow_provider_rtlake.clients.flink import FlinkClient, Job, JobState, root_cause
-from airflow_provider_rtlake.exceptions import JobFailed, JobNotFound, StatementFailed
+from airflow_provider_rtlake.exceptions import JobFailed, JobNotFound, ServiceUnavailable, StatementFailed
 from airflow_provider_rtlake.flink_sql.job import RenderedJob, StartPoint
 from airflow_provider_rtlake.flink_sql.script import script_job
-from airflow_provider_rtlake.lanes.bronze import OffsetGap, bronze_start
+from airflow_provider_rtlake.flink_sql.settings import LaneSettings
+from airflow_provider_rtlake.lanes.bronze import OffsetGap, bronze_start, next_offsets
 from airflow_provider_rtlake.lanes.dead_letters import chosen, fold
 from airflow_provider_rtlake.lanes.decide import SeenJob, decide
 from airflow_provider_rtlake.lanes.jobs import (
@@ -145,6 +146,17 @@ def test_a_refused_statement_tells_its_root_cause(server: tuple[FlinkClient, Sta
         apply(client, broken)
     assert len(str(caught.value).splitlines()) <= 3
     assert not state.jobs
+
+
+def test_a_query_whose_task_manager_dies_is_asked_again(server: tuple[FlinkClient, State]) -> None:
+    client, state = server
+    settings = LaneSettings(bootstrap="b:1", nessie_uri="http://n", s3_endpoint="http://s")
+    state.rows = {"SHOW DATABASES": [["bronze"]], "SHOW TABLES": [["orders"]], "SELECT MAX": [[9, None]]}
+    state.lose_task_manager = 2
+    assert next_offsets(client, settings, "bronze.orders", [0, 1], timeout=30) == {0: 10}
+    state.lose_task_manager = 1000
+    with pytest.raises(ServiceUnavailable, match="no longer reachable"):
+        next_offsets(client, settings, "bronze.orders", [0, 1], timeout=0.5)
 
 
 def test_an_unknown_job_is_not_found(server: tuple[FlinkClient, State]) -> None:
